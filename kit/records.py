@@ -1,0 +1,260 @@
+"""Read and check training rows: every row is used verbatim, or reported with file, line and reason.
+
+`read` goes through a file once. Rows stay where they are; only their places are kept, and a row
+whose bytes changed since then is refused. JSON Lines, CSV and TSV must be UTF-8. Blank lines are
+no rows.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import sys
+from array import array
+from pathlib import Path
+
+from kit import shapes
+from kit.errors import Problem, SettingsError, bad_rows, exit_code
+from kit.shapes import leakage
+from kit.sources import open_source, refusal
+
+
+def read(source, kind="auto", *, on_bad="stop", rejected_path=None, limit=None,
+         allow_last_user=False):
+    """Records of a .jsonl, .csv, .tsv or .parquet file or a datasets.Dataset.
+
+    kind: completion (prompt and completion, or text), chat (messages), preferences (prompt,
+    chosen, rejected: texts or lists of messages), or auto. A chat cell of a CSV file holds JSON.
+    limit: read at most so many rows. allow_last_user: a chat may end with a question.
+    Bad rows raise one DataError that lists them all; with on_bad="skip" they are left out and
+    stand in `.rejected` and, byte for byte, in the file `rejected_path`.
+    """
+    if kind not in ("auto", *shapes.FIELDS) or on_bad not in ("stop", "skip"):
+        raise SettingsError(f"expected kind {', '.join(shapes.FIELDS)} or auto and on_bad stop or "
+                            f"skip, came {kind!r} and {on_bad!r}")
+    opened = open_source(source)
+    records, problems, seen = Records(opened, kind, rejected_path), [], {}
+    for line, place, row, found in opened.scan(kind, limit):
+        records.rows_in += 1
+        found = found or records.accept(line, place, row, seen, allow_last_user)
+        if found:
+            problems += [Problem(opened.name, line, *fault) for fault in found]
+            records.rejected.append(Problem(opened.name, line, *found[0]))
+            records.rejected_places.extend(place)
+    records.problems, records.sha256 = problems, opened.sha256
+    if problems and on_bad == "stop":
+        raise bad_rows(opened.name, problems, records.rows_in,
+                       'correct these rows or read with on_bad="skip"')
+    return records.checked()
+
+
+class Records:
+    """Rows of one kind, read on access; `len`, index, slice and iteration as in a list.
+
+    .kind .file .sha256 (of the content) .rows_in .rows_used .rejected (one Problem a rejected
+    row) .problems (all of them) .duplicates (pairs: line, line of the first equal row).
+    """
+
+    def __init__(self, source, kind, rejected_path=None):
+        self.source, self.kind, self.rejected_path = source, kind, rejected_path
+        self.file, self.sha256, self.rows_in, self.form = source.name, None, 0, None
+        self.rejected, self.problems, self.duplicates = [], [], []
+        self.lines, self.rejected_places = array("Q"), array("Q")
+        self.places = array("Q")  # three numbers a row, see kit.sources
+
+    def accept(self, line, place, row, seen, allow_last_user):
+        """Keep a good row and return []; otherwise return its faults."""
+        if self.kind == "auto" and isinstance(row, dict):
+            self.kind = shapes.kind_of(row) or "auto"
+        if self.kind == "auto":
+            return [shapes.column_fault(row, "auto") if isinstance(row, dict)
+                    else (None, "an object", shapes.shown(row))]
+        if found := shapes.faults(row, self.kind, allow_last_user):
+            return found
+        self.form = self.form or shapes.form_of(row)
+        if shapes.form_of(row) != self.form:
+            return [(None, f"{self.form} as in line {self.lines[0]}", shapes.form_of(row))]
+        content = json.dumps(row, sort_keys=True).encode()
+        first = seen.setdefault(hashlib.blake2b(content, digest_size=8).digest(), line)
+        if first != line:
+            self.duplicates.append((line, first))
+        self.lines.append(line)
+        self.places.extend(place)
+        return []
+
+    rows_used = property(lambda self: len(self.lines))
+
+    def __len__(self):
+        return len(self.lines)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        row = self.source.row(*self.places[3 * index:3 * index + 3])
+        return {name: row[name] for fields in shapes.FIELDS[self.kind] for name in fields
+                if name in row}
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def line(self, index) -> int:
+        """Line of the file where row `index` starts; row number (from 1) of Parquet and Dataset."""
+        return self.lines[index]
+
+    def reject(self, faults) -> "Records":
+        """New Records without the rows of `faults` = {index: (field, expected, came)}."""
+        kept = Records(self.source, self.kind, self.rejected_path)
+        kept.sha256, kept.rows_in, kept.form = self.sha256, self.rows_in, self.form
+        bad = [(p, self.rejected_places[3 * i:3 * i + 3]) for i, p in enumerate(self.rejected)]
+        for i, line in enumerate(self.lines):
+            if i in faults:
+                bad.append((Problem(self.file, line, *faults[i]), self.places[3 * i:3 * i + 3]))
+            else:
+                kept.lines.append(line)
+                kept.places.extend(self.places[3 * i:3 * i + 3])
+        bad.sort(key=lambda pair: pair[0].line)
+        kept.rejected = [problem for problem, _ in bad]
+        for _, place in bad:
+            kept.rejected_places.extend(place)
+        kept.problems = sorted(self.problems + [Problem(self.file, self.lines[i], *faults[i])
+                                                for i in sorted(faults)], key=lambda p: p.line)
+        left = set(kept.lines)
+        kept.duplicates = [pair for pair in self.duplicates if left.issuperset(pair)]
+        return kept.checked()
+
+    def checked(self) -> "Records":
+        """Write the rejected rows where asked to; refuse to go on with no row at all."""
+        if self.rejected_path is not None:
+            self.write_rejected(self.rejected_path)
+        if not self.lines:
+            error = refusal(self.file, "at least one good row", f"{self.rows_in} bad rows"
+                            if self.rows_in else "no row", "correct the file")
+            error.problems = self.problems
+            raise error
+        return self
+
+    def write_rejected(self, path):
+        """One JSON object a rejected row: file, line, field, expected, came, and its bytes.
+
+        `raw` holds the bytes as text if they are UTF-8, else `raw_base64` holds them.
+        """
+        with open(path, "w", encoding="utf-8") as out:
+            for i, problem in enumerate(self.rejected):
+                raw = self.source.raw(*self.rejected_places[3 * i:3 * i + 3])
+                try:
+                    kept = {"raw": raw.decode()}
+                except UnicodeDecodeError:
+                    kept = {"raw_base64": base64.b64encode(raw).decode()}
+                out.write(json.dumps(problem._asdict() | kept) + "\n")
+
+
+def read_rejected(path) -> list:
+    """(Problem, original bytes) of each row of a file of rejected rows."""
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [(Problem(*(row[name] for name in Problem._fields)),
+             row["raw"].encode() if "raw" in row else base64.b64decode(row["raw_base64"]))
+            for row in rows]
+
+
+def split_too_long(records, lengths, max_length) -> Records:
+    """Records without the rows of over `max_length` tokens; these are rejections now.
+
+    lengths: tokens of each row (stop token included), or a function of a row.
+    """
+    counts = [lengths(row) for row in records] if callable(lengths) else list(lengths)
+    if len(counts) != len(records):
+        raise SettingsError(f"expected {len(records)} lengths, came {len(counts)}; give one a row")
+    return records.reject({i: (None, f"at most {max_length} tokens", f"{n} tokens")
+                           for i, n in enumerate(counts) if n > max_length})
+
+
+def length_quantiles(lengths, max_length=None) -> dict:
+    """Data of a length chart: rows, the length at each twentieth of the rows, rows dropped."""
+    ordered = sorted(lengths)
+    last = len(ordered) - 1
+    return {"rows": len(ordered),
+            "quantiles": {step / 20: ordered[round(step / 20 * last)] for step in range(21)}
+            if ordered else {},
+            "max_length": max_length,
+            "dropped": sum(max_length is not None and n > max_length for n in ordered)}
+
+
+def to_dataset(records, with_line=False):
+    """A datasets.Dataset in memory, without a cache on disk; `with_line` adds a column `line`."""
+    import pyarrow
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    parts = []
+    for start in range(0, len(records), 10_000):
+        part = pyarrow.Table.from_pylist(records[start:start + 10_000])
+        if with_line:
+            part = part.append_column("line", pyarrow.array(records.lines[start:start + 10_000]))
+        parts.append(part)
+    return Dataset(InMemoryTable(pyarrow.concat_tables(parts)))
+
+
+def text_length(row) -> int:
+    """Characters of all texts of a row."""
+    if isinstance(row, dict):
+        return sum(text_length(value) for name, value in row.items() if name != "role")
+    return len(row) if isinstance(row, str) else sum(map(text_length, row))
+
+
+def report(records, against=None) -> dict:
+    """What the command line says about a file, as plain values."""
+    found = {name: getattr(records, name) for name in
+             ("file", "kind", "sha256", "rows_in", "rows_used")}
+    return found | {
+        "rows_rejected": len(records.rejected),
+        "problems": [problem._asdict() for problem in records.problems],
+        "duplicates": records.duplicates,
+        "characters": length_quantiles(map(text_length, records)),
+        "leakage": None if against is None else [leak._asdict() for leak in
+                                                 leakage(records, against)]}
+
+
+def main(arguments=None):
+    """`python -m kit.records FILE --kind chat`: the report of a file, without training."""
+    parser = argparse.ArgumentParser("python -m kit.records", description="Check training rows.")
+    parser.add_argument("file")
+    parser.add_argument("--kind", default="auto", choices=["auto", *shapes.FIELDS])
+    parser.add_argument("--on-bad", default="stop", choices=["stop", "skip"])
+    parser.add_argument("--rejected", metavar="FILE", help="with skip: rejected rows go here")
+    parser.add_argument("--against", metavar="FILE", help="evaluation rows; a shared prompt fails")
+    parser.add_argument("--allow-last-user", action="store_true", help="a chat may end with user")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    options = {"on_bad": given.on_bad, "allow_last_user": given.allow_last_user}
+    rows = read(given.file, given.kind, rejected_path=given.rejected, **options)
+    against = given.against and read(given.against, allow_last_user=True)
+    told = report(rows, against or None)
+    sys.stdout.reconfigure(errors="backslashreplace")
+    print(json.dumps(told, indent=1) if given.json else "\n".join(summary(told, rows.problems)))
+    if told["leakage"]:
+        raise refusal(given.file, f"no prompt of {given.against}", f"{len(told['leakage'])} of them",
+                      "take them out of one of the files", told["leakage"][0]["train_line"])
+
+
+def summary(told, problems):
+    """Lines of the report for a reader."""
+    yield f"{told['file']}: {told['kind']}, sha256 {told['sha256'][:12]}"
+    yield f"rows: {told['rows_in']} in, {told['rows_used']} used, {told['rows_rejected']} rejected"
+    yield from map(str, problems)
+    yield f"duplicates: {len(told['duplicates'])}"
+    yield from (f"  line {line} equals line {first}" for line, first in told["duplicates"][:20])
+    points = told["characters"]["quantiles"]
+    yield "characters a row: " + ", ".join(f"{name} {points[at]}" for name, at in (
+        ("shortest", 0.0), ("median", 0.5), ("95 of 100 at most", 0.95), ("longest", 1.0)))
+    if told["leakage"] is not None:
+        yield f"prompts shared with the evaluation rows: {len(told['leakage'])}"
+        yield from (f"  line {leak['train_line']} = evaluation line {leak['evaluation_line']}"
+                    f"{'' if leak['exact'] else ' but for case, space or Unicode form'}: "
+                    f"{leak['prompt'][:60]!r}" for leak in told["leakage"][:20])
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
