@@ -14,9 +14,18 @@ from array import array
 from pathlib import Path
 
 from kit import shapes
-from kit.errors import Problem, SettingsError, bad_rows, exit_code
+from kit.errors import MissingError, Problem, SettingsError, bad_rows, exit_code
 from kit.shapes import leakage
 from kit.sources import open_source, refusal
+
+
+def find(path) -> Path:
+    """`path` from here, or else from the project's folder: the same value serves notebooks and scripts."""
+    for folder in (Path(), Path(__file__).parents[1]):
+        if (folder / path).exists():
+            return folder / path
+    raise MissingError("expected a data file, found none; correct the path, or run `python data_samples/make.py` "
+                       "if it is one of the course's own", file=str(path))
 
 
 def read(source, kind="auto", *, on_bad="stop", rejected_path=None, limit=None,
