@@ -55,10 +55,10 @@ class CheckpointError(KitError):
 
 
 class Problem(NamedTuple):
-    """One defect of one row. `line` is None for a defect of the file, `field` for one of the row."""
+    """One defect of one row; `field` is None for a defect of the whole row."""
 
     file: str
-    line: int | None
+    line: int
     field: str | None
     expected: str
     came: str
@@ -84,6 +84,11 @@ def bad_rows(file, problems, rows, what_to_do) -> DataError:
     count = f"{lines} of {rows} row{'s' * (rows != 1)} {'is' if lines == 1 else 'are'} bad"
     return DataError(f"{told} ({count}); {what_to_do}", file=file, line=first.line,
                      field=first.field, problems=problems)
+
+
+def refusal(file, expected, came, advice, line=None) -> DataError:
+    """The DataError of a file that cannot be read at all."""
+    return DataError(f"expected {expected}, came {came}; {advice}", file=file, line=line)
 
 
 def exit_code(main, *args) -> int:

@@ -44,11 +44,12 @@ def from_flags(cls, argv=None):
         raise unknown_name(name, [*known, "config"], flag=unknown[0])
     flags = vars(given)
     config = flags.pop("config", None)
-    values = dict(defaults)
+    values = {name: field.default for name, field in known.items()
+              if field.default is not dataclasses.MISSING} | defaults
     if config is not None:
-        values |= typed(cls, read_config(config), known, file=config)
+        values |= typed(read_config(config), known, config)
     values |= {name: from_text(known[name], name, text) for name, text in flags.items()}
-    return checked_instance(cls, values, known)
+    return built(cls, values, known)
 
 
 def flag_parser(cls, known, defaults):
@@ -112,9 +113,11 @@ def comments_of(cls) -> dict:
         except SyntaxError:
             continue
         for node in ast.walk(tree):
-            lines = {part.target.id: part.end_lineno for part in getattr(node, "body", ())
-                     if isinstance(part, ast.AnnAssign)} if isinstance(node, ast.ClassDef) else {}
-            if isinstance(node, ast.ClassDef) and node.name == cls.__name__ and list(lines) == names:
+            if not isinstance(node, ast.ClassDef) or node.name != cls.__name__:
+                continue
+            lines = {part.target.id: part.end_lineno for part in node.body
+                     if isinstance(part, ast.AnnAssign)}
+            if list(lines) == names:
                 told = {token.start[0]: token.string.lstrip("# ").rstrip()
                         for token in tokenize.generate_tokens(io.StringIO(source).readline)
                         if token.type == tokenize.COMMENT}
@@ -169,7 +172,7 @@ def from_text(field, name, value):
         raise SettingsError(f"expected {field.kind.__name__}, came {value!r}", field=name) from None
 
 
-def typed(cls, values, known, file=None):
+def typed(values, known, file):
     """Values of a JSON or YAML file, by name, as the types of the fields."""
     if not isinstance(values, dict):
         raise SettingsError(f"expected settings by name, came {type(values).__name__}", file=file)
@@ -177,7 +180,8 @@ def typed(cls, values, known, file=None):
         if name not in known:
             raise unknown_name(name, known, file)
     # YAML reads 1e-4 as text; a path is text in both.
-    return {name: from_text(known[name], name, value) if known[name].kind in (float, Path) else value
+    as_text = {name for name in values if known[name].kind in (float, Path)}
+    return {name: from_text(known[name], name, value) if name in as_text else value
             for name, value in values.items()}
 
 
@@ -187,11 +191,11 @@ def unknown_name(name, known, file=None, flag=None):
     return SettingsError(f"expected a setting, came {flag or name}; {hint}", file=file)
 
 
-def checked_instance(cls, values, known):
-    missing = [name for name, field in known.items() if name not in values
-               and field.default is dataclasses.MISSING]
+def built(cls, values, known, file=None):
+    """The checked instance; `values` must hold every field."""
+    missing = [name for name in known if name not in values]
     if missing:
-        raise SettingsError("expected a value, came none; give one", field=missing[0])
+        raise SettingsError("expected a value, came none; give one", file=file, field=missing[0])
     return check(cls(**values))
 
 
@@ -230,12 +234,8 @@ def save(instance, path):
 
 def load(cls, path):
     """The instance that `save` wrote; a field the file lacks is refused, not defaulted."""
-    known, values = fields_of(cls), read_config(path)
-    values = typed(cls, values, known, file=path)
-    for name in known:
-        if name not in values:
-            raise SettingsError("expected a value, came none", file=path, field=name)
-    return checked_instance(cls, values, known)
+    known = fields_of(cls)
+    return built(cls, typed(read_config(path), known, path), known, path)
 
 
 def read_config(path):

@@ -7,6 +7,7 @@ no rows.
 
 import argparse
 import base64
+import copy
 import hashlib
 import json
 import sys
@@ -14,18 +15,19 @@ from array import array
 from pathlib import Path
 
 from kit import shapes
-from kit.errors import MissingError, Problem, SettingsError, bad_rows, exit_code
+from kit.errors import MissingError, Problem, SettingsError, bad_rows, exit_code, refusal
 from kit.shapes import leakage
-from kit.sources import open_source, refusal
+from kit.sources import open_source
+from kit.tables import to_dataset as to_dataset
 
 
 def find(path) -> Path:
-    """`path` from here, or else from the project's folder: the same value serves notebooks and scripts."""
+    """`path` from here, or else from the project's folder: one value for notebook and script."""
     for folder in (Path(), Path(__file__).parents[1]):
         if (folder / path).exists():
             return folder / path
-    raise MissingError("expected a data file, found none; correct the path, or run `python data_samples/make.py` "
-                       "if it is one of the course's own", file=str(path))
+    raise MissingError("expected a data file, came none; correct the path, or run "
+                       "`python data_samples/make.py` if it is one of the course's", file=str(path))
 
 
 def read(source, kind="auto", *, on_bad="stop", rejected_path=None, limit=None,
@@ -49,7 +51,7 @@ def read(source, kind="auto", *, on_bad="stop", rejected_path=None, limit=None,
         if found:
             problems += [Problem(opened.name, line, *fault) for fault in found]
             records.rejected.append(Problem(opened.name, line, *found[0]))
-            records.rejected_places.extend(place)
+            records.rejected_places[line] = place
     records.problems, records.sha256 = problems, opened.sha256
     if problems and on_bad == "stop":
         raise bad_rows(opened.name, problems, records.rows_in,
@@ -68,7 +70,7 @@ class Records:
         self.source, self.kind, self.rejected_path = source, kind, rejected_path
         self.file, self.sha256, self.rows_in, self.form = source.name, None, 0, None
         self.rejected, self.problems, self.duplicates = [], [], []
-        self.lines, self.rejected_places = array("Q"), array("Q")
+        self.lines, self.rejected_places = array("Q"), {}
         self.places = array("Q")  # three numbers a row, see kit.sources
 
     def accept(self, line, place, row, seen, allow_last_user):
@@ -102,12 +104,15 @@ class Records:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        row = self.source.row(*self.places[3 * index:3 * index + 3])
+        row = self.source.row(*self.place(index))
         return {name: row[name] for fields in shapes.FIELDS[self.kind] for name in fields
                 if name in row}
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
+
+    def place(self, index):
+        return self.places[3 * index:3 * index + 3]
 
     def line(self, index) -> int:
         """Line of the file where row `index` starts; row number (from 1) of Parquet and Dataset."""
@@ -115,23 +120,16 @@ class Records:
 
     def reject(self, faults) -> "Records":
         """New Records without the rows of `faults` = {index: (field, expected, came)}."""
-        kept = Records(self.source, self.kind, self.rejected_path)
-        kept.sha256, kept.rows_in, kept.form = self.sha256, self.rows_in, self.form
-        bad = [(p, self.rejected_places[3 * i:3 * i + 3]) for i, p in enumerate(self.rejected)]
-        for i, line in enumerate(self.lines):
-            if i in faults:
-                bad.append((Problem(self.file, line, *faults[i]), self.places[3 * i:3 * i + 3]))
-            else:
-                kept.lines.append(line)
-                kept.places.extend(self.places[3 * i:3 * i + 3])
-        bad.sort(key=lambda pair: pair[0].line)
-        kept.rejected = [problem for problem, _ in bad]
-        for _, place in bad:
-            kept.rejected_places.extend(place)
-        kept.problems = sorted(self.problems + [Problem(self.file, self.lines[i], *faults[i])
-                                                for i in sorted(faults)], key=lambda p: p.line)
-        left = set(kept.lines)
-        kept.duplicates = [pair for pair in self.duplicates if left.issuperset(pair)]
+        kept = copy.copy(self)
+        new = [Problem(self.file, self.lines[i], *faults[i]) for i in faults]
+        kept.rejected, kept.problems = (sorted(old + new, key=lambda problem: problem.line)
+                                        for old in (self.rejected, self.problems))
+        kept.rejected_places = self.rejected_places | {self.lines[i]: self.place(i) for i in faults}
+        left = [i for i in range(len(self)) if i not in faults]
+        kept.lines = array("Q", (self.lines[i] for i in left))
+        kept.places = array("Q", (number for i in left for number in self.place(i)))
+        lines = set(kept.lines)
+        kept.duplicates = [pair for pair in self.duplicates if lines.issuperset(pair)]
         return kept.checked()
 
     def checked(self) -> "Records":
@@ -151,8 +149,8 @@ class Records:
         `raw` holds the bytes as text if they are UTF-8, else `raw_base64` holds them.
         """
         with open(path, "w", encoding="utf-8") as out:
-            for i, problem in enumerate(self.rejected):
-                raw = self.source.raw(*self.rejected_places[3 * i:3 * i + 3])
+            for problem in self.rejected:
+                raw = self.source.raw(*self.rejected_places[problem.line])
                 try:
                     kept = {"raw": raw.decode()}
                 except UnicodeDecodeError:
@@ -189,21 +187,6 @@ def length_quantiles(lengths, max_length=None) -> dict:
             if ordered else {},
             "max_length": max_length,
             "dropped": sum(max_length is not None and n > max_length for n in ordered)}
-
-
-def to_dataset(records, with_line=False):
-    """A datasets.Dataset in memory, without a cache on disk; `with_line` adds a column `line`."""
-    import pyarrow
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
-
-    parts = []
-    for start in range(0, len(records), 10_000):
-        part = pyarrow.Table.from_pylist(records[start:start + 10_000])
-        if with_line:
-            part = part.append_column("line", pyarrow.array(records.lines[start:start + 10_000]))
-        parts.append(part)
-    return Dataset(InMemoryTable(pyarrow.concat_tables(parts)))
 
 
 def text_length(row) -> int:
@@ -243,9 +226,9 @@ def main(arguments=None):
     told = report(rows, against or None)
     sys.stdout.reconfigure(errors="backslashreplace")
     print(json.dumps(told, indent=1) if given.json else "\n".join(summary(told, rows.problems)))
-    if told["leakage"]:
-        raise refusal(given.file, f"no prompt of {given.against}", f"{len(told['leakage'])} of them",
-                      "take them out of one of the files", told["leakage"][0]["train_line"])
+    if leaks := told["leakage"]:
+        raise refusal(given.file, f"no prompt of {given.against}", f"{len(leaks)} of them",
+                      "take them out of one of the files", leaks[0]["train_line"])
 
 
 def summary(told, problems):

@@ -28,8 +28,9 @@ def shown(value) -> str:
         return f"an object with {named(value) or 'no fields'}"
     if isinstance(value, (int, float)):
         return f"the number {value}"[:WIDTH]
-    text = repr(value[:WIDTH]) + ("..." if len(value) > WIDTH else "") if isinstance(value, str) else ""
-    return text or f"a value of type {type(value).__name__}"
+    if isinstance(value, str):
+        return repr(value[:WIDTH]) + ("..." if len(value) > WIDTH else "")
+    return f"a value of type {type(value).__name__}"
 
 
 def wanted(kind) -> str:
@@ -52,6 +53,8 @@ def form_of(row) -> str:
 
 def column_fault(columns, kind):
     """None, or (None, expected, came) for columns that are not exactly those of the kind."""
+    if len(set(columns)) != len(columns):
+        return None, "each column once", f"the columns {named(columns)}"
     if kind_of(columns) in ([kind] if kind != "auto" else FIELDS):
         return None
     hint = " (tool calls are not supported)" if {"tools", "tool_calls"} & set(columns) else ""

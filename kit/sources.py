@@ -1,4 +1,4 @@
-"""Where rows come from: lines of a text file, or an Arrow table. Every row keeps its place.
+"""Lines of a text file as rows: JSON Lines, CSV and TSV. Every row keeps its place.
 
 A source yields (line, place, row, faults) once and finds a row or its bytes again by its place.
 """
@@ -12,42 +12,35 @@ import zlib
 from contextlib import contextmanager
 from itertools import islice
 
-from kit import shapes
-from kit.errors import DataError, MissingError
+from kit import shapes, tables
+from kit.errors import MissingError, refusal
 
 MAX_ROW = 1 << 24  # bytes; a longer "row" is a file without line ends or with an open quote
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None, ".json": None}
 
 
 def open_source(source):
-    """A TextFile or Table for a path or a datasets.Dataset."""
+    """The TextFile or Table of a path or a datasets.Dataset."""
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
         suffix = os.path.splitext(name)[1].lower()
-        if not os.path.exists(name):
-            raise MissingError(f"expected a file, came nothing at this path; the working folder is "
-                               f"{os.getcwd()}", file=name)
+        if not os.access(name, os.R_OK):
+            raise MissingError("expected a readable file, came nothing at this path; the working "
+                               f"folder is {os.getcwd()}", file=name)
         if os.path.isfile(name) and suffix == ".parquet":
-            return Table(name, parquet(name))
+            return tables.parquet(name)
         if os.path.isfile(name) and suffix in DELIMITERS:
             return TextFile(name, DELIMITERS[suffix])
-        raise DataError(f"expected a file that ends in .parquet, {', '.join(DELIMITERS)}, came "
-                        f"{suffix if os.path.isfile(name) else 'a folder or device'}; "
-                        "convert or unpack it", file=name)
+        raise refusal(name, f"a file that ends in .parquet, {', '.join(DELIMITERS)}",
+                      suffix if os.path.isfile(name) else "a folder or device", "convert it")
     if not isinstance(getattr(source, "num_rows", None), int):
-        raise DataError(f"expected a path or a datasets.Dataset of one split, came "
-                        f"{type(source).__name__}; pass one split of it")
-    return Table("Dataset", source.with_format("arrow"))
-
-
-def refusal(name, expected, came, advice, line=None, field=None):
-    """The DataError for a file that cannot be read at all, whatever `on_bad` says."""
-    return DataError(f"expected {expected}, came {came}; {advice}", file=name, line=line,
-                     field=field)
+        raise refusal(None, "a path or a datasets.Dataset of one split", type(source).__name__,
+                      "pass one split of it")
+    return tables.Table("Dataset", source.with_format("arrow"))
 
 
 class RefusedJSON(ValueError):
-    """JSON that Python would accept although part of it is lost or no JSON."""
+    """What Python's reader accepts although it loses a field or is no JSON."""
 
 
 def distinct(pairs):
@@ -69,8 +62,8 @@ def parse_json(raw, field=None):
         text = raw.decode()
         return json.loads(text.rstrip("\r\n"), object_pairs_hook=distinct,
                           parse_constant=no_constant), None
-    except UnicodeDecodeError as error:
-        fault = not_utf8(raw, error)
+    except UnicodeDecodeError:
+        return None, not_utf8(raw)
     except json.JSONDecodeError as error:
         fault = field, "JSON", f"{error.msg.split(' (')[0]} at character {error.pos + 1}"
     except RefusedJSON as error:
@@ -82,8 +75,12 @@ def parse_json(raw, field=None):
     return None, [fault]
 
 
-def not_utf8(raw, error):
-    return None, "UTF-8 text", f"the byte 0x{raw[error.start]:02x} at byte {error.start + 1}"
+def not_utf8(raw):
+    """None, or the fault of the first byte that is not UTF-8."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return [(None, "UTF-8", f"the byte 0x{raw[error.start]:02x} at byte {error.start + 1}")]
 
 
 @contextmanager
@@ -149,22 +146,17 @@ class TextFile:
 
     def csv_rows(self, lines, kind):
         for number, offset, raw, cells in self.csv_records(lines):
-            place = offset, len(raw), zlib.crc32(raw)
+            row, found = None, not_utf8(raw)
+            if self.header is None:
+                self.header = self.checked_header(cells, kind, number)
+                continue
             if isinstance(cells, csv.Error):
                 spread = f" in lines {number} to {number + raw.count(10) - 1}"
-                yield number, place, None, [(None, "cells with quotes closed and doubled inside",
-                                             str(cells).split(" - ")[0] + spread)]
-                continue
-            try:
-                raw.decode()
-            except UnicodeDecodeError as error:
-                if self.header:
-                    yield number, place, None, [not_utf8(raw, error)]
-                    continue
-            if self.header:
-                yield number, place, *self.from_cells(cells)
-            else:
-                self.header = self.checked_header(cells, kind, number)
+                found = found or [(None, "quotes that are closed, and doubled inside a cell",
+                                   str(cells).split(" - ")[0] + spread)]
+            elif not found:
+                row, found = self.from_cells(cells)
+            yield number, (offset, len(raw), zlib.crc32(raw)), row, found
 
     def csv_records(self, lines):
         """(line, offset, bytes, cells or csv.Error) of each record; it may span lines."""
@@ -192,14 +184,12 @@ class TextFile:
                     yield *pulled[0][:2], b"".join(raw for _, _, raw in pulled), cells
 
     def checked_header(self, cells, kind, number):
-        fault = shapes.column_fault(cells, kind)
-        if fault or len(set(cells)) != len(cells):
-            expected = fault[1] if fault else "each column once"
+        cells = [str(cells)] if isinstance(cells, csv.Error) else cells
+        if fault := shapes.column_fault(cells, kind):
             other = next((d for d in ";\t|," if len(cells) == 1 and d in cells[0]), None)
             hint = f" (delimiter {other!r}?)" if other else ""
-            raise refusal(self.name, f"{expected}, delimited by {self.delimiter!r}",
-                          f"the columns {shapes.named(cells)}{hint}",
-                          "correct the first line", number)
+            raise refusal(self.name, f"{fault[1]}, delimited by {self.delimiter!r}",
+                          fault[2] + hint, "correct the first line", number)
         return cells
 
     def from_cells(self, cells):
@@ -213,10 +203,13 @@ class TextFile:
 
     def raw(self, offset, size, crc):
         """The bytes of a row, refused if they changed since the file was read."""
-        with open(self.path, "rb") as file:
-            file.seek(offset)
-            raw = file.read(size)
-        if zlib.crc32(raw) != crc:
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(offset)
+                raw = file.read(size)
+        except OSError:
+            raw = b""
+        if len(raw) != size or zlib.crc32(raw) != crc:
             raise refusal(self.name, "the bytes that were checked", "others",
                           "the file changed: read it again")
         return raw
@@ -228,62 +221,3 @@ class TextFile:
         with wide_cells():
             return self.from_cells(next(csv.reader([raw.decode()], delimiter=self.delimiter,
                                                    strict=True)))[0]
-
-
-def parquet(name):
-    """The file as an Arrow table."""
-    import pyarrow
-    from pyarrow import parquet as reader
-
-    try:
-        return reader.read_table(name, partitioning=None)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise refusal(name, "a Parquet file", reason.rstrip("."), "write it again") from None
-
-
-class Table:
-    """A Parquet file or a datasets.Dataset; a place is (row, 0, 0)."""
-
-    def __init__(self, name, table):
-        self.name, self.table, self.sha256 = name, table, None
-
-    def part(self, start, count):
-        if hasattr(self.table, "slice"):
-            return self.table.slice(start, count)
-        return self.table[start:start + count]
-
-    def scan(self, kind, limit):
-        columns = self.table.column_names
-        fault = shapes.column_fault(columns, kind)
-        if fault or len(set(columns)) != len(columns):
-            raise refusal(self.name, fault[1] if fault else "each column once",
-                          f"the columns {shapes.named(columns)}", "rename or remove columns")
-        digest = hashlib.sha256()
-        for i in range(self.table.num_rows):
-            row, found = self.parsed(i)
-            digest.update(self.raw(i) + b"\n")
-            if limit is None or i < limit:
-                yield i + 1, (i, 0, 0), row, found
-        self.sha256 = digest.hexdigest()
-
-    def parsed(self, i):
-        try:
-            return without_nulls(self.part(i, 1).to_pylist()[0]), None
-        except (ValueError, OverflowError) as error:
-            return None, [(None, "readable text", str(error).splitlines()[0])]
-
-    def row(self, i, *_):
-        return self.parsed(i)[0]
-
-    def raw(self, i, *_):
-        """The row as JSON; a table has no bytes of its own for a row."""
-        return json.dumps(self.parsed(i)[0], default=str).encode()
-
-
-def without_nulls(row):
-    """The row without null fields of its messages: Arrow adds a field of one to all."""
-    return {name: [{key: value for key, value in item.items()
-                    if value is not None or key in ("role", "content")}
-                   if isinstance(item, dict) else item for item in cell]
-            if isinstance(cell, list) else cell for name, cell in row.items()}
