@@ -1,0 +1,250 @@
+"""One folder a training run: created once, resumed exactly, refused when its settings changed, finished once.
+
+Layout: run.json (settings, hashes, versions), metrics.jsonl (a line a step), report.json (results),
+checkpoint-N/ (sealed, see kit.checkpoints), model/ (loads with from_pretrained).
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import netrc
+import os
+import re
+import shutil
+import time
+import uuid
+from pathlib import Path
+
+from kit import checkpoints, identity
+from kit.errors import CheckpointError, KitError, MissingError, SettingsError
+from kit.recorder import Recorder, write_model
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
+
+
+class Stopped(KitError):
+    """Training was stopped by a signal or the stop button after its state was saved; the exit code is 128 + signal."""
+
+
+def root() -> Path:
+    """Folder of all runs: the environment variable KIT_RUNS, or runs/ of the project."""
+    return Path(os.environ.get("KIT_RUNS") or Path(__file__).parents[1] / "runs").absolute()
+
+
+def _folder(name) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)) or (root() / name).is_symlink():
+        raise SettingsError(f"a run name of 1 to 100 letters, digits, `.`, `_`, `-` was expected, {name!r} came; "
+                            "choose another name")
+    return root() / name
+
+
+def _main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def start(name, params, *, data=(), base=None, reference=None, allow=()):
+    """Create runs/<name>, or open it again to resume; return its Run.
+
+    params: a lesson's dataclass (or a dict). data: files or Records. base, reference: folders or names for kit.models.
+    allow: keys that may differ from the first start; the new values are then used. Raises SettingsError when the folder
+    is not a run, is in use, or was started with other settings.
+    """
+    folder = _folder(name)
+    run = Run(folder, params, allow)
+    if not _main_process():
+        return run  # the first process creates and checks; it meets the others in Run.train
+    fresh = {"params": identity.plain(params), "data": dict(identity.source(item) for item in data),
+             "base": identity.weights(base), "reference": identity.weights(reference)}
+    root().mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not run.facts and {path.name for path in folder.iterdir()} - {"lock", ".run.json.tmp"}:
+            raise SettingsError("a new folder or a run was expected, other files came; choose another name or delete "
+                                "the folder", file=folder) from None
+    checkpoints.lock(folder)
+    for leftover in [*folder.glob(".old-*"), *folder.glob(".saving"), *folder.glob(".model")]:
+        shutil.rmtree(leftover)
+    if run.facts:
+        try:
+            run._same(fresh)
+        except SettingsError:
+            checkpoints.unlock(folder)
+            raise
+    else:
+        versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+        run.facts = {"name": folder.name, "id": uuid.uuid4().hex, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                     **fresh, "seed": run.seed, "versions": versions, "settings": {}, "changes": []}
+    return run
+
+
+def metrics(run) -> list:
+    """Rows of a run's metrics.jsonl as dicts, one a step; run is a Run or a name."""
+    folder = run.folder if isinstance(run, Run) else _folder(run)
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        raise MissingError("no metrics are there; train the run first", file=folder) from None
+    return [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may still be being written
+
+
+class Run:
+    """A run folder; made by `start`."""
+
+    def __init__(self, folder, params, allow=()):
+        self.folder, self.params, self.allow = folder, params, set([allow] if isinstance(allow, str) else allow)
+        self.seed = self._param("seed", 0)
+
+    def __repr__(self):
+        return f"Run({self.folder.name}, {'finished' if self.finished else 'not finished'})"
+
+    @property
+    def facts(self) -> dict:
+        """run.json."""
+        return checkpoints.read_json(self.folder / "run.json")
+
+    @facts.setter
+    def facts(self, value):
+        checkpoints.write_json(self.folder / "run.json", value)
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained model with its tokenizer."""
+        return self.folder / "model"
+
+    @property
+    def report(self) -> dict:
+        """report.json; {} before there is one."""
+        return checkpoints.read_json(self.folder / "report.json")
+
+    @property
+    def finished(self) -> bool:
+        return "weights_sha256" in self.report and self.model.is_dir()
+
+    def add(self, **fields):
+        """Merge fields into report.json; only the first process writes."""
+        if _main_process():
+            checkpoints.write_json(self.folder / "report.json", {**self.report, **identity.plain(fields)})
+
+    def _param(self, name, default):
+        params = self.params if isinstance(self.params, dict) else vars(self.params)
+        return params.get(name, default)
+
+    def settings(self, *, save_steps=None, report_to=None) -> dict:
+        """The trainer arguments that belong to the run: `SFTConfig(**run.settings(), ...)`.
+
+        seed, save_steps and report_to come from the parameters of the same names when they have them.
+        """
+        report_to = report_to or self._param("report_to", "none")
+        return {"output_dir": str(self.folder), "run_name": self.folder.name, "seed": self.seed, "data_seed": self.seed,
+                "save_strategy": "steps", "save_steps": save_steps or self._param("save_steps", 100),
+                # A NaN must reach us: the filter would log the mean of the steps before in its place.
+                "logging_strategy": "steps", "logging_steps": 1, "logging_nan_inf_filter": False,
+                "disable_tqdm": True, "report_to": self._reporters(report_to)}
+
+    def _reporters(self, report_to):
+        """Make W&B silent, offline without an account, and inside the run folder; drop it when not installed."""
+        names = [report_to] if isinstance(report_to, str) else list(report_to)
+        if "wandb" not in names:
+            return names
+        if importlib.util.find_spec("wandb") is None:
+            print("wandb is not installed, so this run reports to metrics.jsonl only; `pip install wandb` adds it.")
+            return [name for name in names if name != "wandb"] or ["none"]
+        os.environ |= {"WANDB_SILENT": "true", "WANDB_DIR": str(self.folder)}
+        try:
+            account = netrc.netrc().authenticators("api.wandb.ai")
+        except (OSError, netrc.NetrcParseError):
+            account = None
+        if not account and not os.environ.get("WANDB_API_KEY"):
+            os.environ["WANDB_MODE"] = "offline"  # else it would ask for a key on the terminal
+        return names
+
+    def train(self, trainer, tokenizer, *, first_loss=None):
+        """Train, or go on from the newest checkpoint that verifies, then write model/ and the sums of report.json.
+
+        trainer: TRL's SFTTrainer or DPOTrainer, built with `**run.settings()`. first_loss: expected loss of step 1
+        within 1e-3 nats, `math.log(2)` for DPO. A finished run only says so. Raises DivergedError, CheckpointError,
+        SettingsError, and Stopped after a signal.
+        """
+        self._check(trainer.args)
+        trainer.args.hub_token = None  # the run never uploads, and nothing it writes may hold a token
+        main = trainer.is_world_process_zero()
+        try:
+            if main:
+                checkpoints.lock(self.folder)
+                self._same({"settings": identity.settings(trainer, tokenizer)})
+            trainer.accelerator.wait_for_everyone()
+            if self.finished:
+                if main:
+                    print(f"{self.folder.name} is finished ({self.report['steps']} steps); nothing was trained")
+                return
+            recorder = Recorder(self, trainer, first_loss)
+            steps = recorder.train(self._newest(trainer))
+            if steps >= trainer.state.max_steps:
+                self._finish(trainer, tokenizer, recorder.first_step, recorder.begun)
+            if recorder.stop or recorder.signal:
+                raise self._stopped(steps, trainer.state.max_steps, recorder.signal)
+        finally:
+            if main:
+                checkpoints.unlock(self.folder)
+
+    def _check(self, args):
+        expected = self.settings(save_steps=args.save_steps, report_to="none")
+        wrong = [key for key, value in expected.items() if key != "report_to" and getattr(args, key) != value]
+        wrong += [key for key in ("push_to_hub", "save_only_model", "ignore_data_skip", "load_best_model_at_end")
+                  if getattr(args, key)]
+        if wrong:
+            raise SettingsError(f"the trainer's {', '.join(wrong)} must come from the run; build its config with "
+                                "`**run.settings()`", file=self.folder)
+
+    def _newest(self, trainer):
+        """The checkpoint to resume from, chosen by the first process for all, or None."""
+        from accelerate.utils import broadcast_object_list
+
+        chosen = [None]
+        if trainer.is_world_process_zero():
+            path, refused = checkpoints.newest(self.folder, self.facts["id"])
+            if refused and path is None:
+                raise CheckpointError(f"no checkpoint can be used ({'; '.join(refused)}); delete the checkpoint "
+                                      "folders to start from step 0", file=self.folder)
+            if path:
+                print("; ".join([*refused, f"resuming from {path.name}"]))
+            chosen = [path]
+        return broadcast_object_list(chosen)[0]
+
+    def _stopped(self, steps, of, number):
+        error = Stopped(f"stopped after step {steps} of {of}, which is saved; run this again to go on",
+                        file=self.folder)
+        error.exit_code = 128 + (number or 15)
+        return error
+
+    def _finish(self, trainer, tokenizer, begun_at, begun):
+        """Write model/ whole, then report.json, whose weights_sha256 marks the run as finished."""
+        temporary = self.folder / ".model"
+        write_model(trainer, tokenizer, temporary)
+        if trainer.is_world_process_zero():
+            shutil.rmtree(self.model, ignore_errors=True)
+            os.rename(temporary, self.model)
+            rows, seconds = metrics(self), time.monotonic() - begun
+            self.add(steps=len(rows), tokens=sum(row["tokens"] for row in rows), loss_first=rows[0]["loss"],
+                     loss_last=rows[-1]["loss"], seconds=round(seconds, 3),
+                     weights_sha256=checkpoints.weights_sha256(self.model))
+            now = f" ({begun_at} of them before)" if begun_at else ""
+            print(f"trained {len(rows)} steps{now} in {seconds:.0f} s, "
+                  f"loss {rows[0]['loss']:.4f} -> {rows[-1]['loss']:.4f}")
+        trainer.accelerator.wait_for_everyone()
+
+    def _same(self, fresh):
+        """Compare with run.json, refuse what changed and is not allowed, keep the new values of what is."""
+        facts = self.facts
+        if "settings" in fresh and not facts["settings"]:
+            self.facts = {**facts, **fresh}
+            return
+        changed = identity.changed({key: facts[key] for key in fresh}, fresh)
+        refused = [text for key, text in changed.items() if key not in self.allow]
+        if refused:
+            raise SettingsError(f"this run was started with other settings ({'; '.join(refused)}); choose another "
+                                "name, delete the folder, or go on with the new values by allow=(...)",
+                                file=self.folder)
+        if changed:
+            self.facts = {**facts, **fresh, "changes": [*facts["changes"], *changed.values()]}

@@ -1,0 +1,101 @@
+"""A model of 2 layers, a tokenizer and rows made on the spot; `python tests/tiny.py` trains one run in a process."""
+
+import json
+import math
+import os
+import sys
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import random
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from kit import runs
+
+VOCABULARY = 200
+
+
+@dataclass
+class Params:
+    kind: str = "sft"
+    learning_rate: float = 1e-2
+    max_steps: int = 6
+    save_steps: int = 2
+    accumulation: int = 2
+    dropout: float = 0.1
+    lora: bool = False
+    packing: bool = False
+    workers: int = 0
+    seed: int = 3
+    rows: int = 18  # 9 batches of 2 an epoch: with accumulation 2, step 5 ends an epoch with one batch
+
+
+class Preferences(DPOTrainer):
+    def _prepare_dataset(self, dataset, *args):
+        return dataset
+
+
+def tokenizer():
+    words = {word: number for number, word in enumerate(["<pad>", "<end>", *map(str, range(VOCABULARY - 2))])}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")), eos_token="<end>",
+                                   pad_token="<pad>")
+
+
+def model(dropout=0.0):
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64,
+                                        num_hidden_layers=2, num_attention_heads=2, attention_dropout=dropout,
+                                        tie_word_embeddings=True, pad_token_id=0, eos_token_id=1))
+
+
+def rows(kind, count):
+    draw = random.Random(0)
+
+    def ids(low, high):
+        return [draw.randrange(2, VOCABULARY) for _ in range(draw.randint(low, high))]
+
+    if kind == "dpo":
+        return Dataset.from_list([{"prompt_ids": ids(3, 6), "chosen_ids": [*ids(2, 5), 1], "rejected_ids": [*ids(2, 5), 1]}
+                                  for _ in range(count)])
+    both = [(ids(3, 6), [*ids(2, 5), 1]) for _ in range(count)]
+    return Dataset.from_list([{"input_ids": a + b, "labels": [-100] * len(a) + b} for a, b in both])
+
+
+def trainer(run, params, **extra):
+    settings = dict(use_cpu=True, bf16=False, gradient_checkpointing=False, learning_rate=params.learning_rate,
+                    per_device_train_batch_size=2, gradient_accumulation_steps=params.accumulation,
+                    max_steps=params.max_steps, dataloader_num_workers=params.workers, lr_scheduler_type="cosine",
+                    max_length=32, **run.settings(), **extra)
+    lora = None
+    if params.lora:
+        from peft import LoraConfig
+        lora = LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    data = rows(params.kind, params.rows)
+    if params.kind == "dpo":
+        return Preferences(model=model(params.dropout), ref_model=None if lora else model(), peft_config=lora,
+                           args=DPOConfig(disable_dropout=False, **settings), train_dataset=data,
+                           processing_class=tokenizer())
+    return SFTTrainer(model=model(params.dropout), args=SFTConfig(packing=params.packing, **settings), peft_config=lora,
+                      train_dataset=data, processing_class=tokenizer())
+
+
+def train(name="a", *, allow=(), extra=None, **fields):
+    """One start and one train, as a lesson's cell does it; returns the run."""
+    params = Params(**fields)
+    run = runs.start(name, params, allow=allow)
+    first = math.log(2) if params.kind == "dpo" and not params.dropout else None
+    run.train(trainer(run, params, **(extra or {})), tokenizer(), first_loss=first)
+    return run
+
+
+if __name__ == "__main__":
+    from kit.errors import exit_code
+    sys.exit(exit_code(lambda: train(**json.loads(sys.argv[1]))))
