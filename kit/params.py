@@ -11,9 +11,7 @@ import difflib
 import inspect
 import io
 import json
-import linecache
 import math
-import os
 import re
 import sys
 import textwrap
@@ -30,10 +28,9 @@ SPAN = re.compile(r"(\S+)\s*\.\.\s*(\S+)")
 
 
 def from_flags(cls, argv=None):
-    """An instance of `cls` from command-line flags; `cls` may be an instance, the defaults.
+    """An instance of the class from command-line flags; an instance in its place gives defaults.
 
-    --config names a .json or .yaml file of settings; flags win over it. SettingsError names the
-    setting, and the nearest name for an unknown one.
+    --config names a .json or .yaml file of settings; flags win. Errors: SettingsError.
     """
     cls, defaults = (cls, {}) if isinstance(cls, type) else (type(cls), vars(cls))
     known = fields_of(cls)
@@ -41,12 +38,11 @@ def from_flags(cls, argv=None):
     given, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
     if unknown:
         name = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
-        raise unknown_name(name, [*known, "config"], flag=unknown[0])
+        raise unknown_name(name, [*known, "config"], shown=unknown[0])
     flags = vars(given)
-    config = flags.pop("config", None)
     values = {name: field.default for name, field in known.items()
               if field.default is not dataclasses.MISSING} | defaults
-    if config is not None:
+    if config := flags.pop("config", None):
         values |= typed(read_config(config), known, config)
     values |= {name: from_text(known[name], name, text) for name, text in flags.items()}
     return built(cls, values, known)
@@ -82,8 +78,6 @@ class Field(typing.NamedTuple):
 
 def fields_of(cls) -> dict:
     """{name: Field} of a dataclass, with the comments of its source."""
-    if not dataclasses.is_dataclass(cls):
-        raise SettingsError(f"expected a dataclass, came {cls.__name__}; put @dataclass above it")
     comments = {}
     for base in reversed(cls.__mro__):
         if "__dataclass_fields__" in vars(base):
@@ -97,10 +91,7 @@ def fields_of(cls) -> dict:
         if kind not in (bool, int, float, str, Path):
             raise SettingsError("expected the type bool, int, float, str or Path, or one of them "
                                 f"or None, came {hints[field.name]}", field=field.name)
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        found[field.name] = Field(kind, optional, comments.get(field.name, ""), default)
+        found[field.name] = Field(kind, optional, comments.get(field.name, ""), field.default)
     return found
 
 
@@ -134,9 +125,6 @@ def sources_of(cls):
         # A class of a notebook has no file: IPython keeps its cells, the newest last.
         shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
         yield from reversed(shell.history_manager.input_hist_parsed if shell else [])
-        for name, entry in reversed(list(linecache.cache.items())):
-            if len(entry) == 4 and entry[1] is None:
-                yield "".join(entry[2])
 
 
 def limits_of(field, name):
@@ -164,8 +152,10 @@ def limits_of(field, name):
 
 def from_text(field, name, value):
     """The value of a flag as its type; `none` stands for None where that is allowed."""
-    if not isinstance(value, str) or (field.optional and value.lower() == "none"):
-        return value if not isinstance(value, str) else None
+    if not isinstance(value, str):
+        return value
+    if field.optional and value.lower() == "none":
+        return None
     try:
         return field.kind(value)
     except ValueError:
@@ -185,10 +175,10 @@ def typed(values, known, file):
             for name, value in values.items()}
 
 
-def unknown_name(name, known, file=None, flag=None):
+def unknown_name(name, known, file=None, shown=None):
     near = difflib.get_close_matches(str(name), known, 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(known)}"
-    return SettingsError(f"expected a setting, came {flag or name}; {hint}", file=file)
+    return SettingsError(f"expected a setting, came {shown or name}; {hint}", file=file)
 
 
 def built(cls, values, known, file=None):
@@ -205,8 +195,7 @@ def check(instance):
         value = getattr(instance, name)
         if value is None and field.optional:
             continue
-        accepted = (int, float) if field.kind is float else (str, Path) if field.kind is Path \
-            else field.kind
+        accepted = {float: (int, float), Path: (str, Path)}.get(field.kind, field.kind)
         if not isinstance(value, accepted) or (isinstance(value, bool) and field.kind is not bool):
             raise SettingsError(f"expected {field.kind.__name__}, came {value!r}", field=name)
         if isinstance(value, float) and not math.isfinite(value):
@@ -227,9 +216,7 @@ def save(instance, path):
     """Write the checked values as JSON."""
     values = {name: str(value) if isinstance(value, Path) else value
               for name, (value, _) in describe(check(instance)).items()}
-    partial = Path(f"{path}.partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    Path(path).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def load(cls, path):
@@ -241,13 +228,23 @@ def load(cls, path):
 def read_config(path):
     """The settings in a .json or .yaml file."""
     if not Path(path).is_file():
-        raise MissingError("expected a file of settings, came nothing at this path", file=path)
-    text = Path(path).read_text(encoding="utf-8")
+        raise MissingError("expected a file of settings, came nothing at this path; correct the "
+                           "path", file=path)
+    names = []
     try:
+        text = Path(path).read_text(encoding="utf-8")
         if str(path).endswith((".yaml", ".yml")):
             import yaml
-            return yaml.safe_load(text) or {}
-        return json.loads(text)
+            values = yaml.safe_load(text) or {}
+            if values and isinstance(values, dict):
+                names = [key.value for key, _ in yaml.compose(text).value]
+        else:
+            values = json.loads(text, object_pairs_hook=lambda pairs: names.extend(
+                name for name, _ in pairs) or dict(pairs))
     except Exception as error:  # yaml and json raise types of their own
         raise SettingsError(f"expected JSON or YAML, came {str(error).splitlines()[0]}",
                             file=path) from None
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"expected each setting once, came {name} twice", file=path)
+    return values

@@ -20,6 +20,8 @@ from kit.shapes import leakage
 from kit.sources import open_source
 from kit.tables import to_dataset as to_dataset
 
+CONTENT = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
+
 
 def find(path) -> Path:
     """`path` from here, or else from the project's folder: one value for notebook and script."""
@@ -77,16 +79,13 @@ class Records:
         """Keep a good row and return []; otherwise return its faults."""
         if self.kind == "auto" and isinstance(row, dict):
             self.kind = shapes.kind_of(row) or "auto"
-        if self.kind == "auto":
-            return [shapes.column_fault(row, "auto") if isinstance(row, dict)
-                    else (None, "an object", shapes.shown(row))]
         if found := shapes.faults(row, self.kind, allow_last_user):
             return found
         self.form = self.form or shapes.form_of(row)
         if shapes.form_of(row) != self.form:
             return [(None, f"{self.form} as in line {self.lines[0]}", shapes.form_of(row))]
-        content = json.dumps(row, sort_keys=True).encode()
-        first = seen.setdefault(hashlib.blake2b(content, digest_size=8).digest(), line)
+        content = hashlib.blake2b(CONTENT(row).encode(), digest_size=8).digest()
+        first = seen.setdefault(content, line)
         if first != line:
             self.duplicates.append((line, first))
         self.lines.append(line)

@@ -1,0 +1,72 @@
+"""One sentence with its place, the exit codes, and a notebook that shows no stack."""
+
+import copy
+import pickle
+
+import pytest
+
+from kit import errors
+from kit.errors import KitError, Problem
+
+
+@pytest.mark.parametrize("place, said", [
+    ({}, "expected text, came 7"),
+    ({"file": "a.jsonl"}, "a.jsonl: expected text, came 7"),
+    ({"file": "a.jsonl", "line": 17}, "a.jsonl:17: expected text, came 7"),
+    ({"file": "a.jsonl", "line": 17, "field": "prompt"}, "a.jsonl:17: prompt: expected text, came 7"),
+    ({"field": "lr"}, "lr: expected text, came 7"),
+])
+def test_the_sentence_carries_the_parts_that_are_known(place, said):
+    error = KitError("expected text, came 7", **place)
+    assert str(error) == said
+    assert (error.file, error.line, error.field) == (
+        place.get("file"), place.get("line"), place.get("field"))
+
+
+def test_exit_codes():
+    assert {kind.__name__: kind("x").exit_code for kind in (
+        errors.DataError, errors.SettingsError, errors.MissingError, errors.DivergedError,
+        errors.CheckpointError)} == {"DataError": 2, "SettingsError": 2, "MissingError": 2,
+                                     "DivergedError": 3, "CheckpointError": 4}
+
+
+@pytest.mark.parametrize("twin", [copy.copy, lambda e: pickle.loads(pickle.dumps(e))])
+def test_an_error_survives_the_way_to_another_process(twin):
+    error = errors.DataError("m", file="f", line=1, problems=[Problem("f", 1, "x", "a", "b")])
+    assert (str(twin(error)), twin(error).problems) == ("f:1: m", error.problems)
+
+
+def test_a_notebook_shows_the_sentence_and_no_stack(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    shell.run_cell("from kit.errors import DataError\n"
+                   "def deep():\n    raise DataError('expected a, came b', file='c', line=1)\ndeep()")
+    said = capsys.readouterr().out
+    InteractiveShell.clear_instance()
+    assert said.strip() == "DataError: c:1: expected a, came b"
+
+
+def test_one_sentence_for_all_problems_of_a_file():
+    problems = [Problem("c.jsonl", line, field, "text", came) for line, field, came in (
+        (2, "prompt", "null"), (2, "completion", "true"), (5, None, "'x'"), (9, "prompt", "''"))]
+    error = errors.bad_rows("c.jsonl", problems, 20, "correct them")
+    assert str(error) == ("c.jsonl:2: prompt: expected text, came null; "
+                          "line 2: completion: expected text, came true; "
+                          "line 5: expected text, came 'x'; and 1 more in .problems "
+                          "(3 of 20 rows are bad); correct them")
+    assert error.problems == problems
+    assert str(errors.bad_rows("c.jsonl", problems[3:], 1, "correct it")) == (
+        "c.jsonl:9: prompt: expected text, came '' (1 of 1 row is bad); correct it")
+
+
+def test_a_script_ends_with_one_sentence_and_the_code_of_the_error(capsys):
+    def diverge(step):
+        raise errors.DivergedError(f"expected a finite loss at step {step}, came nan")
+
+    assert errors.exit_code(diverge, 7) == 3
+    assert capsys.readouterr().err == "DivergedError: expected a finite loss at step 7, came nan\n"
+    assert errors.exit_code(lambda: None) == 0
+    with pytest.raises(ZeroDivisionError):
+        errors.exit_code(lambda: 1 / 0)
