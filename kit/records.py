@@ -1,8 +1,7 @@
 """Read and check training rows: every row is used verbatim, or reported with file, line and reason.
 
 `read` goes through a file once. Rows stay where they are; only their places are kept, and a row
-whose bytes changed since then is refused. JSON Lines, CSV and TSV must be UTF-8. Blank lines are
-no rows.
+whose bytes changed since then is refused. Text files must be UTF-8. Blank lines are no rows.
 """
 
 import argparse

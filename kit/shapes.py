@@ -123,10 +123,11 @@ def turn_faults(messages, field, first, allow_last_user=False, last="assistant")
         if role not in ROLES:
             yield f"{where}.role", "system, user or assistant", shown(role)
             due = set(ROLES)
-        elif role not in due:
-            yield f"{where}.role", " or ".join(r for r in ROLES if r in due), shown(role)
-        if role in ROLES:
-            due = {"assistant"} if role == "user" else {"user"}
+        else:
+            if role not in due:
+                yield f"{where}.role", " or ".join(r for r in ROLES if r in due), shown(role)
+            if role != "system" or number == 0:
+                due = {"assistant"} if role == "user" else {"user"}
         yield from text_faults(message["content"], f"{where}.content")
     if role in ROLES and role != last and not (allow_last_user and role == "user"):
         yield f"{where}.role", f"{last} in the last message", shown(role)

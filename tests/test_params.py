@@ -10,7 +10,7 @@ from typing import Optional
 import pytest
 
 from kit import params
-from kit.errors import KitError, MissingError, SettingsError
+from kit.errors import MissingError, SettingsError
 
 
 @dataclass
@@ -269,4 +269,3 @@ def test_a_class_that_cannot_be_checked_is_refused(make, said):
 def test_a_field_without_default_must_be_given():
     assert refused(params.from_flags, Needed, []) == "lr: expected a value, came none; give one"
     assert params.from_flags(Needed, ["--lr", "2"]) == Needed(2.0)
-    assert issubclass(SettingsError, KitError)
