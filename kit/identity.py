@@ -1,9 +1,11 @@
-"""What two starts of a run must have in common, as plain values and hashes, without secrets."""
+"""What two starts of a run must have in common, as plain values and hashes, and nothing that is secret."""
 
 import dataclasses
 import hashlib
+import importlib.util
 import itertools
 import json
+import netrc
 import os
 import re
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 from kit import checkpoints, models
 from kit.errors import CheckpointError, MissingError
 
-SECRET = re.compile(r"(^|_)((hub|hf|auth|access|wandb)_token|token|api_?key|secret|password)$", re.IGNORECASE)
+SECRET = re.compile(r"(^|_)((hub|hf|auth|access|wandb)_token|api_?key|secret|password)$|^token$", re.IGNORECASE)
 # Trainer settings that change no weight; all others are part of what a resumed run must repeat.
 FREE = re.compile(r"(output_dir|run_name|report_to|disable_tqdm|project|local_rank|resume_from_checkpoint|ddp_timeout|"
                   r"skip_memory_metrics|(hub|push|log|logging|save|trackio|do|eval|per_device_eval|dataloader_num|"
@@ -125,3 +127,21 @@ def _flat(facts):
     for key in {"base", "reference"} & facts.keys():
         named[key] = facts[key] and facts[key].get("weights_sha256", facts[key]["name"])
     return {**named, **facts.get("params", {}), **facts.get("settings", {})}
+
+
+def reporters(names, folder) -> list:
+    """report_to with W&B silent, offline without an account and inside the run folder; left out if not installed."""
+    names = [names] if isinstance(names, str) else list(names)
+    if "wandb" not in names:
+        return names
+    if importlib.util.find_spec("wandb") is None:
+        print("wandb is not installed, so this run reports to metrics.jsonl only; `pip install wandb` adds it.")
+        return [name for name in names if name != "wandb"] or ["none"]
+    os.environ |= {"WANDB_SILENT": "true", "WANDB_DIR": str(folder)}
+    try:
+        account = netrc.netrc().authenticators("api.wandb.ai")
+    except (OSError, netrc.NetrcParseError):
+        account = None
+    if not account and not os.environ.get("WANDB_API_KEY"):
+        os.environ["WANDB_MODE"] = "offline"  # else it would ask for a key on the terminal
+    return names

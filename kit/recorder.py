@@ -1,10 +1,10 @@
 """What a run does at each step of TRL's trainers: one line of metrics, whole checkpoints, an orderly stop."""
 
 import contextlib
-import copy
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -55,6 +55,9 @@ class Recorder(TrainerCallback):
         try:
             with self._signals(), contextlib.suppress(_Done):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except pickle.UnpicklingError as error:  # torch loads plain tensors only; code in a checkpoint ends here
+            raise CheckpointError(f"tensors were expected, other objects came ({str(error).splitlines()[0]}); "
+                                  "delete it", file=checkpoint) from None
         except torch.OutOfMemoryError:
             raise SettingsError(f"a step with micro batches of {trainer.args.per_device_train_batch_size} does not fit "
                                 "into the memory of the GPU; halve per_device_train_batch_size and double "
@@ -207,8 +210,8 @@ class Recorder(TrainerCallback):
         tied = getattr(self.trainer.accelerator.unwrap_model(self.trainer.model), "all_tied_weights_keys", {})
         wrong = {*result.missing_keys, *result.unexpected_keys} - set(tied)
         if wrong:
-            raise CheckpointError(f"the weights of this model were expected, {min(wrong)} is missing or was added; build "
-                                  "the model as it was at the first start", file=self.run.folder)
+            raise CheckpointError(f"the weights of this model were expected, {min(wrong)} is missing or was added; "
+                                  "build the model as it was at the first start", file=self.run.folder)
 
     def load(self, checkpoint):
         """The trainer's _load_optimizer_and_scheduler, then the settings of this start over those of the file."""
@@ -237,19 +240,3 @@ def save_model(trainer, folder):
     logging.disable_progress_bar()  # a bar over the shards at each save
     trainer.save_model(str(folder), _internal_call=True)
     (folder / "training_args.bin").unlink(missing_ok=True)
-
-
-def write_model(trainer, tokenizer, folder):
-    """Write the trained model with tokenizer and stop ids; an adapter is merged into a copy of its base."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    finite(model, trainer.state.global_step)
-    stops = model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [stops]
-    model.generation_config.eos_token_id = sorted({*stops, tokenizer.eos_token_id} - {None})
-    if hasattr(model, "merge_and_unload"):
-        if trainer.is_world_process_zero():
-            copy.deepcopy(model).merge_and_unload().save_pretrained(folder)
-    else:
-        save_model(trainer, folder)
-    if trainer.is_world_process_zero():
-        tokenizer.save_pretrained(folder)

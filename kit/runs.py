@@ -4,10 +4,9 @@ Layout: run.json (settings, hashes, versions), metrics.jsonl (a line a step), re
 checkpoint-N/ (sealed, see kit.checkpoints), model/ (loads with from_pretrained).
 """
 
+import copy
 import importlib.metadata
-import importlib.util
 import json
-import netrc
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from kit import checkpoints, identity
 from kit.errors import CheckpointError, KitError, MissingError, SettingsError
-from kit.recorder import Recorder, write_model
+from kit.recorder import Recorder, finite, save_model
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
 
@@ -88,6 +87,21 @@ def metrics(run) -> list:
     return [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may still be being written
 
 
+def _write_model(trainer, tokenizer, folder):
+    """Write the trained model with tokenizer and stop ids; an adapter is merged into a copy of its base."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    finite(model, trainer.state.global_step)
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [stops]
+    model.generation_config.eos_token_id = sorted({*stops, tokenizer.eos_token_id} - {None})
+    if not hasattr(model, "merge_and_unload"):
+        save_model(trainer, folder)
+    elif trainer.is_world_process_zero():
+        copy.deepcopy(model).merge_and_unload().save_pretrained(folder)
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(folder)
+
+
 class Run:
     """A run folder; made by `start`."""
 
@@ -140,24 +154,7 @@ class Run:
                 "save_strategy": "steps", "save_steps": save_steps or self._param("save_steps", 100),
                 # A NaN must reach us: the filter would log the mean of the steps before in its place.
                 "logging_strategy": "steps", "logging_steps": 1, "logging_nan_inf_filter": False,
-                "disable_tqdm": True, "report_to": self._reporters(report_to)}
-
-    def _reporters(self, report_to):
-        """Make W&B silent, offline without an account, and inside the run folder; drop it when not installed."""
-        names = [report_to] if isinstance(report_to, str) else list(report_to)
-        if "wandb" not in names:
-            return names
-        if importlib.util.find_spec("wandb") is None:
-            print("wandb is not installed, so this run reports to metrics.jsonl only; `pip install wandb` adds it.")
-            return [name for name in names if name != "wandb"] or ["none"]
-        os.environ |= {"WANDB_SILENT": "true", "WANDB_DIR": str(self.folder)}
-        try:
-            account = netrc.netrc().authenticators("api.wandb.ai")
-        except (OSError, netrc.NetrcParseError):
-            account = None
-        if not account and not os.environ.get("WANDB_API_KEY"):
-            os.environ["WANDB_MODE"] = "offline"  # else it would ask for a key on the terminal
-        return names
+                "disable_tqdm": True, "report_to": identity.reporters(report_to, self.folder)}
 
     def train(self, trainer, tokenizer, *, first_loss=None):
         """Train, or go on from the newest checkpoint that verifies, then write model/ and the sums of report.json.
@@ -221,7 +218,7 @@ class Run:
     def _finish(self, trainer, tokenizer, begun_at, begun):
         """Write model/ whole, then report.json, whose weights_sha256 marks the run as finished."""
         temporary = self.folder / ".model"
-        write_model(trainer, tokenizer, temporary)
+        _write_model(trainer, tokenizer, temporary)
         if trainer.is_world_process_zero():
             shutil.rmtree(self.model, ignore_errors=True)
             os.rename(temporary, self.model)

@@ -1,9 +1,11 @@
-"""A model of 2 layers, a tokenizer and rows made on the spot; `python tests/tiny.py` trains one run in a process."""
+"""A model of 2 layers, a tokenizer and rows made on the spot, and a server that trains runs in processes to kill."""
 
 import json
 import math
 import os
+import signal
 import sys
+import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,15 +14,17 @@ import random
 from dataclasses import dataclass
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from kit import runs
+from kit.errors import exit_code
 
 VOCABULARY = 200
+disable_progress_bars()
 
 
 @dataclass
@@ -63,8 +67,8 @@ def rows(kind, count):
         return [draw.randrange(2, VOCABULARY) for _ in range(draw.randint(low, high))]
 
     if kind == "dpo":
-        return Dataset.from_list([{"prompt_ids": ids(3, 6), "chosen_ids": [*ids(2, 5), 1], "rejected_ids": [*ids(2, 5), 1]}
-                                  for _ in range(count)])
+        return Dataset.from_list([{"prompt_ids": ids(3, 6), "chosen_ids": [*ids(2, 5), 1],
+                                   "rejected_ids": [*ids(2, 5), 1]} for _ in range(count)])
     both = [(ids(3, 6), [*ids(2, 5), 1]) for _ in range(count)]
     return Dataset.from_list([{"input_ids": a + b, "labels": [-100] * len(a) + b} for a, b in both])
 
@@ -87,15 +91,44 @@ def trainer(run, params, **extra):
                       train_dataset=data, processing_class=tokenizer())
 
 
-def train(name="a", *, allow=(), extra=None, **fields):
+def train(name="a", *, allow=(), callbacks=(), extra=None, **fields):
     """One start and one train, as a lesson's cell does it; returns the run."""
     params = Params(**fields)
     run = runs.start(name, params, allow=allow)
+    built = trainer(run, params, **(extra or {}))
+    for callback in callbacks:
+        built.add_callback(callback)
     first = math.log(2) if params.kind == "dpo" and not params.dropout else None
-    run.train(trainer(run, params, **(extra or {})), tokenizer(), first_loss=first)
+    run.train(built, tokenizer(), first_loss=first)
     return run
 
 
+def serve():
+    """Read jobs from stdin, fork a process for each, answer how it ended: a kill test costs no second import."""
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        job = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os.environ.update(job["env"])
+            log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            code = 1
+            try:
+                code = exit_code(lambda: train(**job["fields"]))
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        if job["kill_after"] is not None:
+            time.sleep(job["kill_after"])
+            os.kill(pid, signal.SIGKILL)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    from kit.errors import exit_code
-    sys.exit(exit_code(lambda: train(**json.loads(sys.argv[1]))))
+    if sys.argv[1:] == ["serve"]:
+        serve()
+    else:
+        sys.exit(exit_code(lambda: train(**json.loads(sys.argv[1]))))

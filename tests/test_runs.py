@@ -1,0 +1,552 @@
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from kit import checkpoints, identity, runs
+from kit.errors import CheckpointError, DivergedError, KitError, MissingError, SettingsError
+
+CANARY = "hf_canaryCanaryCanary0123456789"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the forked processes: sums of floats depend on the number of threads
+    yield
+    torch.set_num_threads(threads)
+
+
+class Forks:
+    """Runs `tiny.train` in processes forked from one that has imported everything."""
+
+    def __init__(self):
+        self.server = subprocess.Popen([sys.executable, tiny.__file__, "serve"], stdin=subprocess.PIPE, text=True,
+                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | {
+                                           "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"})
+
+    def train(self, root, fault=None, kill_after=None, **fields):
+        """(exit status, what it printed); a process killed by signal N gives -N."""
+        log = Path(root).parent / "log"
+        log.unlink(missing_ok=True)
+        env = {"KIT_RUNS": str(root)} | ({"KIT_FAULT": fault} if fault else {})
+        job = {"env": env, "log": str(log), "kill_after": kill_after, "fields": fields}
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline()), log.read_text() if log.exists() else ""
+
+
+@pytest.fixture(scope="session")
+def forks():
+    forks = Forks()
+    yield forks
+    forks.server.stdin.close()
+    forks.server.wait(10)
+
+
+class At(TrainerCallback):
+    """Calls `do(model)` before the optimizer step that follows `step` done ones."""
+
+    def __init__(self, step, do):
+        self.step, self.do = step, do
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            self.do(model)
+
+
+def interrupt(step, number=signal.SIGTERM):
+    return [At(step, lambda model: os.kill(os.getpid(), number))]
+
+
+def outcome(run):
+    return run.report["weights_sha256"], (run.folder / "metrics.jsonl").read_text()
+
+
+def test_a_finished_folder_holds_what_is_promised(capsys):
+    run = tiny.train()
+    rows = runs.metrics("a")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert set(rows[0]) == {"step", "loss", "lr", "grad_norm", "tokens", "batch_hash"}
+    assert rows[0]["lr"] == 1e-2 and abs(rows[0]["loss"] - 5.3) < 0.2  # ln 200 = 5.298
+    epoch = sum(len(row["input_ids"]) for row in tiny.rows("sft", 18))
+    assert sum(row["tokens"] for row in rows[:5]) == epoch  # 9 batches, 2 a step: the fifth step has one
+    assert len({row["batch_hash"] for row in rows}) == 6
+    model = AutoModelForCausalLM.from_pretrained(run.model)
+    assert model.generation_config.eos_token_id == [1]
+    assert AutoTokenizer.from_pretrained(run.model).eos_token == "<end>"
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name != "lm_head.weight":  # tied
+            digest.update(json.dumps([name, "F32", list(tensor.shape)]).encode() + tensor.numpy().tobytes())
+    assert run.report["weights_sha256"] == digest.hexdigest()
+    assert run.report["loss_first"] == rows[0]["loss"] and run.report["loss_last"] == rows[-1]["loss"]
+    facts = json.loads((run.folder / "run.json").read_text())
+    assert facts["seed"] == 3 and facts["params"]["max_steps"] == 6 and facts["versions"]["torch"] == torch.__version__
+    assert facts["settings"]["world_size"] == 1
+    printed = capsys.readouterr()
+    assert "\r" not in printed.err and "trained 6 steps in" in printed.out and "{'loss'" not in printed.out
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        "checkpoint-4", "checkpoint-6", "lock", "metrics.jsonl", "model", "report.json", "run.json"]
+
+
+def test_a_finished_run_is_not_trained_again(capsys):
+    run = tiny.train()
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != "lock"}
+    capsys.readouterr()
+    assert tiny.train().finished
+    assert "a is finished (6 steps)" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != "lock"} == before
+
+
+@pytest.mark.parametrize("fault, resumed", [("model@4", 2), ("optimizer@4", 2), ("before manifest@4", 2),
+                                            ("rename@4", 2), ("prune@6", 6), ("model@2", None)])
+def test_killed_inside_a_save(forks, folder, whole, fault, resumed):
+    assert forks.train(folder, fault, name="a") == (-signal.SIGKILL, "")
+    code, printed = forks.train(folder, name="a")
+    assert code == 0 and (f"resuming from checkpoint-{resumed}\n" in printed) == (resumed is not None)
+    assert outcome(runs.Run(folder / "a", {})) == whole
+    assert not list((folder / "a").glob(".*"))
+
+
+CASES = {"dropout and accumulation": {}, "second epoch": {"max_steps": 8, "save_steps": 3, "stop": 6},
+         "end of an epoch": {"stop": 4}, "data workers": {"workers": 2}, 
+         "packing": {"packing": True, "accumulation": 1}, "lora": {"lora": True}, "dpo": {"kind": "dpo"}, "dpo lora": {"kind": "dpo", "lora": True}}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interrupted_and_resumed_is_the_same_run(case):
+    fields = dict(CASES[case])
+    stop = fields.pop("stop", 2)
+    whole = tiny.train("whole", **fields)
+    with pytest.raises(runs.Stopped, match=f"after step {stop + 1} of"):
+        tiny.train("parts", callbacks=interrupt(stop), **fields)
+    parts = tiny.train("parts", **fields)
+    assert outcome(parts) == outcome(whole)
+    last = checkpoints.all_of(parts.folder)[0]
+    assert last.name == f"checkpoint-{fields.get('max_steps', 6)}"
+    assert checkpoints.verify(last, parts.facts["id"]) is None
+
+
+def damage(path, how):
+    if how == "flipped":
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    elif how == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def stopped(one_thread, tmp_path_factory):
+    """A run stopped after step 4 with checkpoints 2 and 4; tests copy it."""
+    root = tmp_path_factory.mktemp("stopped") / "runs"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(runs.Stopped):
+        patch.setenv("KIT_RUNS", str(root))
+        tiny.train(callbacks=interrupt(3))
+    return root / "a"
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread, tmp_path_factory):
+    """The outcome of the default run without any stop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KIT_RUNS", str(tmp_path_factory.mktemp("whole") / "runs"))
+        return outcome(tiny.train())
+
+
+@pytest.fixture
+def half(stopped, folder):
+    shutil.copytree(stopped, folder / "a")
+    return folder / "a"
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "deleted"])
+def test_each_damaged_file_is_noticed(half, how):
+    run_id = runs.Run(half, {}).facts["id"]
+    names = [path.name for path in (half / "checkpoint-4").iterdir()]
+    assert len(names) >= 10
+    for name in names:
+        damage(half / "checkpoint-4" / name, how)
+        path, refused = checkpoints.newest(half, run_id)
+        assert path.name == "checkpoint-2" and refused[0].startswith("checkpoint-4: "), name
+        assert (name in refused[0]) or name == checkpoints.MANIFEST
+        shutil.rmtree(half / "checkpoint-4")
+        shutil.copytree(half / "checkpoint-2", half / "checkpoint-4")
+        manifest = checkpoints.read_json(half / "checkpoint-4" / checkpoints.MANIFEST)
+        checkpoints.write_json(half / "checkpoint-4" / checkpoints.MANIFEST, manifest | {"step": 4})
+        assert checkpoints.newest(half, run_id) == (half / "checkpoint-4", [])
+
+
+def test_files_that_were_added_linked_or_come_from_another_run_are_noticed(half):
+    run_id, newest = runs.Run(half, {}).facts["id"], half / "checkpoint-4"
+    (newest / "pytorch_model.bin").write_bytes(b"")
+    assert "pytorch_model.bin" in checkpoints.verify(newest, run_id)
+    (newest / "pytorch_model.bin").unlink()
+    assert checkpoints.verify(newest, run_id) is None and "another run" in checkpoints.verify(newest, "other")
+    os.rename(newest / "model.safetensors", half / "elsewhere")
+    os.symlink(half / "elsewhere", newest / "model.safetensors")
+    assert "model.safetensors" in checkpoints.verify(newest, run_id)
+    os.rename(half / "checkpoint-2", half / "checkpoint-9")
+    assert checkpoints.verify(half / "checkpoint-9", run_id) == "it holds step 2"
+
+
+def test_resume_falls_back_in_one_line_and_ends_the_same(half, whole, capsys):
+    damage(half / "checkpoint-4" / "optimizer.pt", "flipped")
+    run = tiny.train()
+    assert "checkpoint-4: optimizer.pt has another sha256; resuming from checkpoint-2\n" in capsys.readouterr().out
+    assert outcome(run) == whole
+
+
+def test_no_usable_checkpoint(half):
+    for number in (2, 4):
+        damage(half / f"checkpoint-{number}" / "model.safetensors", "truncated")
+    with pytest.raises(CheckpointError, match=r"checkpoint-4: .*checkpoint-2: .*delete") as caught:
+        tiny.train()
+    assert caught.value.exit_code == 4
+
+
+def test_pruning_keeps_the_two_newest_that_verify(half):
+    run_id = runs.Run(half, {}).facts["id"]
+    for number in (5, 6):
+        shutil.copytree(half / "checkpoint-4", half / f"checkpoint-{number}")
+        manifest = checkpoints.read_json(half / f"checkpoint-{number}" / checkpoints.MANIFEST)
+        checkpoints.write_json(half / f"checkpoint-{number}" / checkpoints.MANIFEST, manifest | {"step": number})
+    damage(half / "checkpoint-5" / "model.safetensors", "flipped")
+    checkpoints.prune(half, run_id, {})
+    assert sorted(path.name for path in half.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
+
+
+@pytest.mark.parametrize("fields, text", [
+    ({"learning_rate": 2e-2}, "learning_rate: 0.01 -> 0.02"), ({"seed": 4}, "seed: 3 -> 4"),
+    ({"kind": "dpo"}, "kind: sft -> dpo"), ({"rows": 17}, "rows: 18 -> 17"), ({"lora": True}, "lora: False -> True")])
+def test_changed_parameters_are_refused(half, fields, text):
+    with pytest.raises(SettingsError, match=f"{text}.*another name, delete the folder"):
+        tiny.train(**fields)
+    assert checkpoints.read_json(half / "lock") == {}
+
+
+@pytest.mark.parametrize("change, text", [
+    ({"kind": "dpo"}, "trainer: SFTTrainer -> Preferences"), ({"dropout": 0.2}, "config.attention_dropout: 0.1 -> 0.2"),
+    ({"rows": 17}, r"rows: [0-9a-f]{12} -> [0-9a-f]{12}"), ({"accumulation": 1}, "gradient_accumulation_steps: 2 -> 1"),
+    ({"learning_rate": 2e-2}, "learning_rate: 0.01 -> 0.02"), ({"lora": True}, "default.r: None -> 4")])
+def test_changed_cells_behind_the_same_parameters_are_refused(half, change, text):
+    params = tiny.Params()
+    run = runs.start("a", params)
+    with pytest.raises(SettingsError, match=text):
+        run.train(tiny.trainer(run, tiny.Params(**change)), tiny.tokenizer())
+
+
+def test_changed_data_and_base_are_refused(tmp_path):
+    file, base = tmp_path / "rows.jsonl", tmp_path / "base"
+    file.write_text("1\n")
+    tiny.model().save_pretrained(base)
+    runs.start("a", {}, data=[file], base=base)
+    runs.start("a", {}, data=[file], base=base)
+    file.write_text("2\n")
+    with pytest.raises(SettingsError, match=r"data rows.jsonl: [0-9a-f]{12} -> [0-9a-f]{12}"):
+        runs.start("a", {}, data=[file], base=base)
+    torch.manual_seed(1)
+    tiny.LlamaForCausalLM(tiny.model().config).save_pretrained(base)
+    with pytest.raises(SettingsError, match="base: .* -> "):
+        runs.start("a", {}, data=[file], base=base, allow=["data rows.jsonl"])
+    with pytest.raises(MissingError, match="no.jsonl"):
+        runs.start("b", {}, data=[tmp_path / "no.jsonl"])
+
+
+def test_a_base_that_is_not_what_its_run_reported_is_refused():
+    run = tiny.train()
+    assert runs.start("b", {}, base=run.model).facts["base"] == {
+        "name": "a/model", "weights_sha256": run.report["weights_sha256"]}
+    damage(run.model / "model.safetensors", "flipped")
+    with pytest.raises(CheckpointError, match="train that run again"):
+        runs.start("c", {}, reference=run.model)
+
+
+def test_an_allowed_new_value_is_used(half):
+    tiny.train(learning_rate=2e-2, save_steps=5, allow=["learning_rate", "save_steps"])
+    rows, whole = runs.metrics("a"), tiny.train("whole", learning_rate=2e-2)
+    assert [row["lr"] for row in rows[:4]] != [row["lr"] for row in runs.metrics(whole)[:4]]
+    assert [row["lr"] for row in rows[4:]] == [row["lr"] for row in runs.metrics(whole)[4:]]
+    assert (half / "checkpoint-5").is_dir()
+    assert checkpoints.read_json(half / "run.json")["changes"] == [
+        "learning_rate: 0.01 -> 0.02", "save_steps: 2 -> 5", "learning_rate: 0.01 -> 0.02"]
+    tiny.train(learning_rate=2e-2, save_steps=5)
+
+
+def broken(value):
+    def do(model):
+        with torch.no_grad():
+            next(model.parameters())[5, 0] = value
+    return do
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_at_its_step(folder, value):
+    with pytest.raises(DivergedError, match="step 4: .*learning_rate") as caught:
+        tiny.train(callbacks=[At(3, lambda model: model.model.norm.weight.data.fill_(value))])
+    assert caught.value.exit_code == 3
+    assert [row["step"] for row in runs.metrics("a")] == [1, 2, 3]
+    assert [path.name for path in folder.glob("a/checkpoint-*")] == ["checkpoint-2"]
+    assert checkpoints.read_json(folder / "a" / "report.json")["diverged"]["step"] == 4
+    assert tiny.train().finished  # the last good checkpoint stays usable
+
+
+class Gradient(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 3:  # after the norm was taken: only the weights show it
+            next(model.parameters()).grad.fill_(float("inf"))
+
+
+def test_weights_broken_by_the_last_update_are_not_saved(folder):
+    with pytest.raises(DivergedError, match="step 4: finite weights"):
+        tiny.train(callbacks=[Gradient()])
+    assert [path.name for path in folder.glob("a/checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_gradient_that_is_not_finite_stops_at_its_step(monkeypatch):
+    plain = tiny.SFTTrainer._get_grad_norm
+
+    def norm(self, model, grad_norm=None):
+        return torch.tensor(float("inf")) if self.state.global_step == 2 else plain(self, model, grad_norm)
+
+    monkeypatch.setattr(tiny.SFTTrainer, "_get_grad_norm", norm)
+    with pytest.raises(DivergedError, match="step 3: .*norm inf"):
+        tiny.train()
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_at_the_step_boundary_and_handlers_come_back(folder, number, code):
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(runs.Stopped, match="after step 3 of 6, which is saved; run this again") as caught:
+        tiny.train(callbacks=interrupt(2, number))
+    assert caught.value.exit_code == code
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [row["step"] for row in runs.metrics("a")] == [1, 2, 3] and (folder / "a" / "checkpoint-3").is_dir()
+    assert checkpoints.read_json(folder / "a" / "lock") == {}
+
+
+def test_a_second_interrupt_ends_at_once():
+    with pytest.raises(KeyboardInterrupt):
+        tiny.train(callbacks=interrupt(2, signal.SIGINT) + interrupt(2, signal.SIGINT))
+    assert [row["step"] for row in runs.metrics("a")] == [1, 2]
+    assert tiny.train().finished
+
+
+def test_training_outside_the_main_thread():
+    done = []
+    thread = threading.Thread(target=lambda: done.append(tiny.train(max_steps=1)))
+    thread.start()
+    thread.join()
+    assert done[0].finished
+
+
+def test_no_secret_reaches_a_file_an_output_or_a_repr(monkeypatch, folder, capfd):
+    monkeypatch.setenv("WANDB_API_KEY", CANARY + "w")
+    params = {"hub_token": CANARY, "note": f"key {CANARY}w", "eos_token": "<end>"}
+    run = runs.start("a", params)
+    trainer = tiny.trainer(run, tiny.Params(), hub_token=CANARY)
+    run.train(trainer, tiny.tokenizer())
+    run.add(note=f"{CANARY}w")
+    for path in folder.rglob("*"):
+        assert path.is_dir() or CANARY.encode() not in path.read_bytes(), path
+    printed = capfd.readouterr()
+    assert CANARY not in printed.out + printed.err + repr(run) + repr(trainer.args)
+    assert run.facts["params"]["eos_token"] == "<end>"
+    assert not list(folder.rglob("training_args.bin"))
+
+
+class Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_code_in_a_checkpoint_does_not_run(half, tmp_path, name):
+    marker, path = tmp_path / "ran", half / "checkpoint-4" / name
+    torch.save({"state": Evil(marker)}, path)
+    with pytest.raises(Exception, match="weights_only|Weights only"):
+        torch.load(path, weights_only=True)
+    manifest = checkpoints.read_json(path.parent / checkpoints.MANIFEST)  # an attacker seals it again
+    manifest["files"][name] = {"sha256": checkpoints.sha256_of(path), "size": path.stat().st_size}
+    checkpoints.write_json(path.parent / checkpoints.MANIFEST, manifest)
+    with pytest.raises(CheckpointError, match="checkpoint-4: tensors were expected"):
+        tiny.train()
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/tmp/x", "a/b", "a\0b", "a\n", "-x", "~", "x" * 101, "ä"])
+def test_names_cannot_leave_the_runs_folder(folder, name):
+    with pytest.raises(SettingsError, match="a run name"):
+        runs.start(name, {})
+    assert not folder.exists()
+
+
+def test_a_link_out_of_the_runs_folder_is_refused(folder, tmp_path):
+    folder.mkdir()
+    os.symlink(tmp_path, folder / "a")
+    with pytest.raises(SettingsError, match="a run name"):
+        runs.start("a", {})
+
+
+def test_a_used_folder_is_refused_with_the_two_ways_on(folder):
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "notes.txt").write_text("")
+    with pytest.raises(SettingsError, match="choose another name or delete the folder"):
+        runs.start("a", {})
+
+
+def test_a_living_owner_keeps_the_folder_and_a_dead_one_loses_it(folder):
+    run = runs.start("a", {})
+    sleeper = subprocess.Popen(["sleep", "60"])
+    owner = {"pid": sleeper.pid, "host": os.uname().nodename, "started": checkpoints._started(sleeper.pid)}
+    (run.folder / "lock").write_text(json.dumps(owner))
+    with pytest.raises(SettingsError, match=f"process {sleeper.pid} on"):
+        runs.start("a", {})
+    (run.folder / "lock").write_text(json.dumps(owner | {"started": 1}))  # its number was given to another process
+    runs.start("a", {})
+    (run.folder / "lock").write_text(json.dumps(owner))
+    sleeper.kill()  # not waited for: a zombie has a number, but does not run
+    while checkpoints._started(sleeper.pid):
+        pass
+    runs.start("a", {})
+    sleeper.wait()
+    (run.folder / "lock").write_text(json.dumps(owner | {"host": "elsewhere"}))
+    with pytest.raises(SettingsError, match="on elsewhere"):
+        runs.start("a", {})
+
+
+def test_a_full_disk_is_told_in_bytes_and_the_last_good_checkpoint_stays(half, whole):
+    usage = shutil.disk_usage
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1234))
+        with pytest.raises(CheckpointError, match=r"1,\d\d\d,\d\d\d free bytes were needed to save, 1,234 are there"):
+            tiny.train()
+    assert outcome(tiny.train()) == whole
+
+
+def test_a_disk_that_fills_during_a_save(folder, whole):
+    plain = torch.save
+
+    def save(value, file, *args, **kwargs):
+        if "scheduler" in str(file) and (folder / "a" / "checkpoint-2").exists():
+            raise OSError(28, "No space left on device")
+        plain(value, file, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(CheckpointError, match="disk was full"):
+        patch.setattr(torch, "save", save)
+        tiny.train()
+    assert not (folder / "a" / ".saving").exists()
+    assert outcome(tiny.train()) == whole
+
+
+def test_preflight_of_the_first_loss():
+    assert abs(runs.metrics(tiny.train("right", kind="dpo", dropout=0.0))[0]["loss"] - 0.6931) < 1e-3
+    params = tiny.Params(kind="dpo", dropout=0.0)
+    run = runs.start("wrong", params)
+    trainer = tiny.trainer(run, params)
+    trainer.ref_model.model.embed_tokens.weight.data *= 3
+    with pytest.raises(SettingsError, match="step 1: loss 0.6931 was expected, .* came; the reference"):
+        run.train(trainer, tiny.tokenizer(), first_loss=0.693147)
+
+
+def test_dpo_rows_carry_what_lesson_04_draws():
+    row = runs.metrics(tiny.train(kind="dpo", max_steps=1))[0]
+    assert {"rewards/margins", "logps/chosen", "logps/rejected"} < set(row)
+
+
+def test_a_trainer_without_the_settings_of_the_run_is_refused():
+    run = runs.start("a", tiny.Params())
+    trainer = tiny.trainer(run, tiny.Params())
+    trainer.args.logging_steps = 10
+    with pytest.raises(SettingsError, match=r"logging_steps must come from the run.*run.settings\(\)"):
+        run.train(trainer, tiny.tokenizer())
+
+
+def batch(rows, length, side="right"):
+    def fill(row, value):
+        gap = [value] * (length - len(row))
+        return [*row, *gap] if side == "right" else [*gap, *row]
+    return {"input_ids": torch.tensor([fill(row, 0) for row in rows]),
+            "labels": torch.tensor([fill(row, -100) for row in rows]),
+            "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows])}
+
+
+def test_batch_hash_sees_rows_and_not_their_padding_order_or_packing():
+    rows = [[5, 6, 7], [8, 9], [5, 5]]
+    want, tokens = identity.batch_hash(batch(rows, 3))
+    assert tokens == 7 and identity.batch_hash(batch(rows[::-1], 5, "left")) == (want, 7)
+    packed = {"input_ids": torch.tensor([sum(rows, [])]), "labels": torch.tensor([sum(rows, [])]),
+              "cu_seq_lens_q": torch.tensor([0, 3, 5, 7])}
+    assert identity.batch_hash(packed) == (want, 7)
+    assert identity.batch_hash(batch([[5, 6, 7], [8, 9], [5, 4]], 3))[0] != want
+    other = batch(rows, 3)
+    other["labels"][0, 0] = -100
+    assert identity.batch_hash(other)[0] != want
+    pair = batch(rows[:2], 3)
+    pair["completion_mask"] = pair.pop("labels").ne(-100).long()
+    swapped = {key: value.flip(0) for key, value in pair.items()}
+    assert identity.batch_hash(pair)[0] != identity.batch_hash(swapped)[0]
+
+
+def test_weights_sha256_does_not_depend_on_the_number_of_files(tmp_path):
+    tiny.model().save_pretrained(tmp_path / "one")
+    tiny.model().save_pretrained(tmp_path / "many", max_shard_size="40KB")
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+    assert checkpoints.weights_sha256(tmp_path / "one") == checkpoints.weights_sha256(tmp_path / "many")
+
+
+def test_wandb_never_asks_and_may_be_missing(monkeypatch, tmp_path, capsys):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_SILENT"):
+        monkeypatch.setenv(name, "x")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = runs.start("a", {"report_to": "wandb"})
+    assert run.settings()["report_to"] == ["wandb"]
+    assert (os.environ["WANDB_MODE"], os.environ["WANDB_SILENT"]) == ("offline", "true")
+    assert os.environ["WANDB_DIR"] == str(run.folder)
+    monkeypatch.delenv("WANDB_MODE")
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password 0123456789\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    run.settings()
+    assert "WANDB_MODE" not in os.environ
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
+    assert run.settings()["report_to"] == ["none"] and "pip install wandb" in capsys.readouterr().out
+
+
+def test_progress_is_one_line_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    sys.stderr.isatty = lambda: True
+    tiny.train()
+    shown = sys.stderr.getvalue().split("\r")
+    assert [part.split()[1] for part in shown[1:]] == [f"{step}/6" for step in range(1, 7)]
+    assert all("tokens/s" in part and "s left" in part and "loss" in part for part in shown[1:])
+    assert shown[-1].endswith("\n") and not any(part.endswith("\n") for part in shown[:-1])
+
+
+def test_stopped_is_one_sentence_in_a_notebook():
+    assert runs.Stopped("x", file="f")._render_traceback_() == ["Stopped: f: x"] and issubclass(runs.Stopped, KitError)
