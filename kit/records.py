@@ -31,22 +31,23 @@ def find(path) -> Path:
                        "`python data_samples/make.py` if it is one of the course's", file=str(path))
 
 
-def read(source, kind="auto", *, on_bad="stop", rejected_path=None, limit=None,
+def read(source, kind="auto", *, on_bad="stop", rejected_path=None, limit=None, ignore=(),
          allow_last_user=False):
     """Records of a .jsonl, .csv, .tsv or .parquet file or a datasets.Dataset.
 
     kind: completion (prompt and completion, or text), chat (messages), preferences (prompt,
     chosen, rejected: texts or lists of messages), or auto. A chat cell of a CSV file holds JSON.
-    limit: read at most so many rows. allow_last_user: a chat may end with a question.
+    limit: read at most so many rows. ignore: columns left out of the rows; any other column is
+    refused. allow_last_user: a chat may end with a question.
     Bad rows raise one DataError that lists them all; with on_bad="skip" they are left out and
     stand in `.rejected` and, byte for byte, in the file `rejected_path`.
     """
     if kind not in ("auto", *shapes.FIELDS) or on_bad not in ("stop", "skip"):
         raise SettingsError(f"expected kind {', '.join(shapes.FIELDS)} or auto and on_bad stop or "
                             f"skip, came {kind!r} and {on_bad!r}")
-    opened = open_source(source)
-    records, problems, seen = Records(opened, kind, rejected_path), [], {}
-    for line, place, row, found in opened.scan(kind, limit):
+    opened, ignore = open_source(source), [ignore] if isinstance(ignore, str) else ignore
+    records, problems, seen = Records(opened, kind, rejected_path, ignore), [], {}
+    for line, place, row, found in opened.scan(kind, limit, ignore):
         records.rows_in += 1
         found = found or records.accept(line, place, row, seen, allow_last_user)
         if found:
@@ -67,8 +68,9 @@ class Records:
     row) .problems (all of them) .duplicates (pairs: line, line of the first equal row).
     """
 
-    def __init__(self, source, kind, rejected_path=None):
+    def __init__(self, source, kind, rejected_path=None, ignore=()):
         self.source, self.kind, self.rejected_path = source, kind, rejected_path
+        self.ignore = frozenset(ignore)
         self.file, self.sha256, self.rows_in, self.form = source.name, None, 0, None
         self.rejected, self.problems, self.duplicates = [], [], []
         self.lines, self.rejected_places = array("Q"), {}
@@ -76,6 +78,8 @@ class Records:
 
     def accept(self, line, place, row, seen, allow_last_user):
         """Keep a good row and return []; otherwise return its faults."""
+        if self.ignore and isinstance(row, dict):
+            row = {name: value for name, value in row.items() if name not in self.ignore}
         if self.kind == "auto" and isinstance(row, dict):
             self.kind = shapes.kind_of(row) or "auto"
         if found := shapes.faults(row, self.kind, allow_last_user):
@@ -104,7 +108,7 @@ class Records:
         index %= len(self)
         row = self.source.row(*self.place(index))
         return {name: row[name] for fields in shapes.FIELDS[self.kind] for name in fields
-                if name in row}
+                if name in row and name not in self.ignore}
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
@@ -187,13 +191,6 @@ def length_quantiles(lengths, max_length=None) -> dict:
             "dropped": sum(max_length is not None and n > max_length for n in ordered)}
 
 
-def text_length(row) -> int:
-    """Characters of all texts of a row."""
-    if isinstance(row, dict):
-        return sum(text_length(value) for name, value in row.items() if name != "role")
-    return len(row) if isinstance(row, str) else sum(map(text_length, row))
-
-
 def report(records, against=None) -> dict:
     """What the command line says about a file, as plain values."""
     found = {name: getattr(records, name) for name in
@@ -202,7 +199,7 @@ def report(records, against=None) -> dict:
         "rows_rejected": len(records.rejected),
         "problems": [problem._asdict() for problem in records.problems],
         "duplicates": records.duplicates,
-        "characters": length_quantiles(map(text_length, records)),
+        "characters": length_quantiles(map(shapes.characters, records)),
         "leakage": None if against is None else [leak._asdict() for leak in
                                                  leakage(records, against)]}
 
@@ -216,11 +213,13 @@ def main(arguments=None):
     parser.add_argument("--rejected", metavar="FILE", help="with skip: rejected rows go here")
     parser.add_argument("--against", metavar="FILE", help="evaluation rows; a shared prompt fails")
     parser.add_argument("--allow-last-user", action="store_true", help="a chat may end with user")
+    parser.add_argument("--ignore", metavar="A,B", default="", help="leave out these columns")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
-    options = {"on_bad": given.on_bad, "allow_last_user": given.allow_last_user}
-    rows = read(given.file, given.kind, rejected_path=given.rejected, **options)
-    against = given.against and read(given.against, allow_last_user=True)
+    ignore = given.ignore.split(",")
+    rows = read(given.file, given.kind, on_bad=given.on_bad, rejected_path=given.rejected,
+                ignore=ignore, allow_last_user=given.allow_last_user)
+    against = given.against and read(given.against, ignore=ignore, allow_last_user=True)
     told = report(rows, against or None)
     sys.stdout.reconfigure(errors="backslashreplace")
     print(json.dumps(told, indent=1) if given.json else "\n".join(summary(told, rows.problems)))

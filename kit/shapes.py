@@ -51,8 +51,9 @@ def form_of(row) -> str:
     return named(sorted(row)) + (" as messages" if as_messages else "")
 
 
-def column_fault(columns, kind):
+def column_fault(columns, kind, ignore=()):
     """None, or (None, expected, came) for columns that are not exactly those of the kind."""
+    columns = [name for name in columns if name not in ignore]
     if len(set(columns)) != len(columns):
         return None, "each column once", f"the columns {named(columns)}"
     if kind_of(columns) in ([kind] if kind != "auto" else FIELDS):
@@ -131,6 +132,13 @@ def turn_faults(messages, field, first, allow_last_user=False, last="assistant")
         yield from text_faults(message["content"], f"{where}.content")
     if role in ROLES and role != last and not (allow_last_user and role == "user"):
         yield f"{where}.role", f"{last} in the last message", shown(role)
+
+
+def characters(row) -> int:
+    """Characters of all texts of a row."""
+    if isinstance(row, dict):
+        return sum(characters(value) for name, value in row.items() if name != "role")
+    return len(row) if isinstance(row, str) else sum(map(characters, row))
 
 
 class Leak(NamedTuple):

@@ -100,9 +100,9 @@ class TextFile:
         self.name, self.delimiter, self.path = name, delimiter, os.path.abspath(name)
         self.header, self.sha256 = None, None
 
-    def scan(self, kind, limit):
+    def scan(self, kind, limit, ignore):
         lines = self.lines()
-        rows = self.csv_rows(lines, kind) if self.delimiter else self.json_rows(lines)
+        rows = self.csv_rows(lines, kind, ignore) if self.delimiter else self.json_rows(lines)
         yield from islice(rows, limit)
         for _ in lines:  # the rest counts for sha256 only
             pass
@@ -144,11 +144,11 @@ class TextFile:
                               "write each of its objects on a line of its own", number)
             yield number, (offset, len(raw), zlib.crc32(raw)), *parse_json(raw)
 
-    def csv_rows(self, lines, kind):
+    def csv_rows(self, lines, kind, ignore):
         for number, offset, raw, cells in self.csv_records(lines):
             row, found = None, not_utf8(raw)
             if self.header is None:
-                self.header = self.checked_header(cells, kind, number)
+                self.header = self.checked_header(cells, kind, number, ignore)
                 continue
             if isinstance(cells, csv.Error):
                 spread = f" in lines {number} to {number + raw.count(10) - 1}"
@@ -183,9 +183,9 @@ class TextFile:
                 if cells:
                     yield *pulled[0][:2], b"".join(raw for _, _, raw in pulled), cells
 
-    def checked_header(self, cells, kind, number):
+    def checked_header(self, cells, kind, number, ignore):
         cells = [str(cells)] if isinstance(cells, csv.Error) else cells
-        if fault := shapes.column_fault(cells, kind):
+        if fault := shapes.column_fault(cells, kind, ignore):
             other = next((d for d in ";\t|," if len(cells) == 1 and d in cells[0]), None)
             hint = f" (delimiter {other!r}?)" if other else ""
             raise refusal(self.name, f"{fault[1]}, delimited by {self.delimiter!r}",

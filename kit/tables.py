@@ -31,8 +31,8 @@ class Table:
     def __init__(self, name, table, sha256=None):
         self.name, self.table, self.sha256 = name, table, sha256
 
-    def scan(self, kind, limit):
-        if fault := shapes.column_fault(self.table.column_names, kind):
+    def scan(self, kind, limit, ignore):
+        if fault := shapes.column_fault(self.table.column_names, kind, ignore):
             raise refusal(self.name, *fault[1:], "rename or remove columns")
         digest, count = hashlib.sha256(), self.table.num_rows
         for start in range(0, count, BATCH):

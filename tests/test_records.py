@@ -143,6 +143,17 @@ def test_dataset_views_and_null_fields_of_messages():
     del mixed[0]["messages"][0]["name"]
 
 
+def test_columns_left_out_on_purpose(tmp_path):
+    import datasets
+
+    row = {"id": 7} | GOOD["completion"] | {"text": "t"}
+    write(tmp_path / "a.jsonl", [row])
+    (tmp_path / "a.csv").write_text("id,prompt,text,completion\n7,every day at 8,t,0 8 * * *\n")
+    for source in (tmp_path / "a.jsonl", tmp_path / "a.csv", datasets.Dataset.from_list([row])):
+        assert list(records.read(source, ignore=("id", "text"))) == [GOOD["completion"]]
+        assert "came the columns" in str(stopped(source, ignore="id"))
+
+
 def test_what_is_no_single_dataset_is_refused():
     import datasets
 
@@ -183,15 +194,16 @@ def test_an_empty_file_is_refused(tmp_path, name):
 def test_a_file_of_bad_rows_only_is_refused_even_with_skip(tmp_path):
     file = write(tmp_path / "a.jsonl", ["x", "y"])
     error = stopped(file, "chat", on_bad="skip")
-    assert said(error, file) == "a.jsonl: expected at least one good row, came 2 bad rows; correct the file"
+    assert said(error, file) == (
+        "a.jsonl: expected at least one good row, came 2 bad rows; correct the file")
     assert len(error.problems) == 2
 
 
 # Every problem in one report
 
 def test_all_problems_of_a_file_in_one_error(tmp_path):
-    rows = [GOOD["completion"], {"prompt": "", "completion": 7}, "{", {"question": "a", "answer": "b"},
-            GOOD["completion"], "null"]
+    rows = [GOOD["completion"], {"prompt": "", "completion": 7}, "{",
+            {"question": "a", "answer": "b"}, GOOD["completion"], "null"]
     file = write(tmp_path / "a.jsonl", rows)
     error = stopped(file, "completion")
     name = str(file)
@@ -200,7 +212,8 @@ def test_all_problems_of_a_file_in_one_error(tmp_path):
         Problem(name, 2, "completion", "text", "the number 7"),
         Problem(name, 3, None, "JSON",
                 "Expecting property name enclosed in double quotes at character 2"),
-        Problem(name, 4, None, "exactly prompt, completion or text", "the columns question, answer"),
+        Problem(name, 4, None, "exactly prompt, completion or text",
+                "the columns question, answer"),
         Problem(name, 6, None, "an object", "null")]
     assert said(error, file) == (
         "a.jsonl:2: prompt: expected text that is not empty, came ''; line 2: completion: expected "
@@ -316,14 +329,16 @@ def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
      [("messages[1].role", "system, user or assistant", "a list of 0")]),
     ("chat", chat(("user", "u"), ("system", "s"), ("assistant", "a")),
      [("messages[1].role", "assistant", "'system'")]),
-    ("chat", chat(("system", "s"), ("assistant", "a")), [("messages[1].role", "user", "'assistant'")]),
+    ("chat", chat(("system", "s"), ("assistant", "a")),
+     [("messages[1].role", "user", "'assistant'")]),
     ("chat", chat(("assistant", "a"), ("user", "u"), ("assistant", "a")),
      [("messages[0].role", "system or user", "'assistant'")]),
     ("chat", chat(("user", "u"), ("user", "v"), ("assistant", "a")),
      [("messages[1].role", "assistant", "'user'")]),
     ("chat", chat(("user", "u"), ("assistant", "a"), ("assistant", "a")),
      [("messages[2].role", "user", "'assistant'")]),
-    ("chat", chat(("user", "u")), [("messages[0].role", "assistant in the last message", "'user'")]),
+    ("chat", chat(("user", "u")),
+     [("messages[0].role", "assistant in the last message", "'user'")]),
     ("chat", chat(("system", "s")),
      [("messages[0].role", "assistant in the last message", "'system'")]),
     ("chat", chat(("user", " \n"), ("assistant", None)),
@@ -535,13 +550,14 @@ def test_the_command_line_reports_without_training(tmp_path):
     code, out, err = command(bad, "--on-bad", "skip", "--json", "--rejected", tmp_path / "r.jsonl")
     told = json.loads(out)
     assert (code, told["rows_in"], told["rows_used"], told["rows_rejected"]) == (0, 2, 1, 1)
-    assert told["problems"][0]["line"] == 2 and len(records.read_rejected(tmp_path / "r.jsonl")) == 1
+    assert told["problems"][0]["line"] == 2
+    assert len(records.read_rejected(tmp_path / "r.jsonl")) == 1
 
 
 def test_the_command_line_fails_on_a_shared_prompt(tmp_path):
     train = write(tmp_path / "a.jsonl", [GOOD["completion"]])
-    held = write(tmp_path / "b.jsonl", [chat(("user", "Every day at 8"))])
-    code, out, err = command(train, "--against", held)
+    held = write(tmp_path / "b.jsonl", [chat(("user", "Every day at 8")) | {"cron": None}])
+    code, out, err = command(train, "--against", held, "--ignore", "id,cron")
     assert code == 2
     assert out.splitlines()[-1] == ("  line 1 = evaluation line 1 but for case, space or Unicode "
                                     "form: 'Every day at 8'")
@@ -571,7 +587,8 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch):
 
 
 def test_a_small_run_of_the_benchmark():
-    spec = importlib.util.spec_from_file_location("read_records", ROOT / "benchmarks/read_records.py")
+    path = ROOT / "benchmarks/read_records.py"
+    spec = importlib.util.spec_from_file_location("read_records", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     small, large = (benchmark.measure(megabytes, ["kit.records"])[0] for megabytes in (1, 9))
