@@ -13,7 +13,7 @@ import json
 import random
 import unicodedata
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from dialogues import CHATTER, Question, asking, edited, impossible, small_talk, undone
@@ -28,7 +28,8 @@ BY_HAND = HERE / "phrases_by_hand.tsv"
 # Minute, hour, day of month, month, day of week: combinations that training never sees.
 HELD_SHAPES = frozenset(
     tuple(shape.split()) for shape in (
-        "value value any range range", "step range any any value", "value list any list any", "value value list value any",
+        "value value any range range", "step range any any value", "value list any list any",
+        "value value list value any",
         "value step any any list", "value list range any any",
     )
 )
@@ -45,13 +46,14 @@ def normalised(phrase: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", phrase).casefold().split())
 
 
-@lru_cache(maxsize=None)
+@cache
 def kept_out() -> frozenset[str]:
     """Return the hand-written evaluation phrases, which no split may repeat."""
     if not BY_HAND.exists():
         return frozenset()
     with BY_HAND.open(encoding="utf-8", newline="") as file:
-        return frozenset(normalised(row["phrase"]) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        return frozenset(normalised(row["phrase"]) for row in csv.DictReader(file, delimiter="\t",
+            quoting=csv.QUOTE_NONE))
 
 
 def split_of(phrase: str) -> str:
@@ -63,6 +65,7 @@ def split_of(phrase: str) -> str:
     return "test" if bucket < 12 else "validation" if bucket < 20 else "train"
 
 
+@cache
 def shape(cron: str) -> tuple[str, ...]:
     """Return the kind of each field: any, value, list, range or step."""
     kinds = (("/", "step"), (",", "list"), ("-", "range"), ("*", "any"))
@@ -133,8 +136,10 @@ class Writer:
         """Draw a question back and the user's answer to it; return the turns and the gold line."""
         while True:
             drawn = self.draw(asking)
-            if drawn.follow and split_of(drawn.follow.text) == self.split and shape(drawn.follow.cron) not in HELD_SHAPES:
-                return [*opening(drawn.text), said("assistant", drawn.reply), said("user", drawn.follow.text)], drawn.follow.cron
+            follow = drawn.follow
+            if follow and split_of(follow.text) == self.split and shape(follow.cron) not in HELD_SHAPES:
+                return [*opening(drawn.text), said("assistant", drawn.reply),
+                    said("user", drawn.follow.text)], drawn.follow.cron
 
 
 def said(role: str, content: str) -> dict:
@@ -174,7 +179,8 @@ def chat_row(writer: Writer, kind: str) -> list[dict]:
 def chat_rows(seed: int, count: int) -> Iterator[dict]:
     """Yield {messages} rows of all kinds, in the proportions of MIX."""
     writer = Writer("train", "chat", seed)
-    kinds = [kind for kind, share in MIX.items() for _ in range(round(share * count))]
+    kinds = [kind for kind, share in MIX.items() if kind != "translate" for _ in range(round(share * count))]
+    kinds += ["translate"] * (count - len(kinds))
     writer.rng.shuffle(kinds)
     for kind in kinds:
         yield {"messages": chat_row(writer, kind)}
@@ -194,7 +200,8 @@ def preference_row(writer: Writer) -> dict:
                 return {"prompt": turns, "chosen": [said("assistant", cron)], "rejected": [said("assistant", other)]}
     drawn = writer.draw(asking if draw < 0.82 else impossible)
     guess = writer.rng.choice(CHATTER).format(c=drawn.guess) if writer.rng.random() < 0.5 else drawn.guess
-    return {"prompt": opening(drawn.text), "chosen": [said("assistant", drawn.reply)], "rejected": [said("assistant", guess)]}
+    return {"prompt": opening(drawn.text), "chosen": [said("assistant", drawn.reply)],
+        "rejected": [said("assistant", guess)]}
 
 
 def preference_rows(seed: int, count: int) -> Iterator[dict]:
@@ -232,7 +239,8 @@ def write(folder: Path, rows: int, seed: int) -> None:
     """Write the five files; `rows` counts chat.jsonl, the other training files follow it."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "completion": completion_rows(seed, rows * 2 // 3), "chat": chat_rows(seed, rows), "preferences": preference_rows(seed, rows // 6),
+        "completion": completion_rows(seed, rows * 2 // 3), "chat": chat_rows(seed, rows),
+        "preferences": preference_rows(seed, rows // 6),
         "validation": gold_rows("validation", VALIDATION), "test": gold_rows("test", TEST),
     }
     for name, made in files.items():
@@ -243,7 +251,8 @@ def write(folder: Path, rows: int, seed: int) -> None:
 def main() -> None:
     """Read the flags and write the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=ROWS, help="rows of chat.jsonl; completion gets two thirds, preferences one sixth")
+    parser.add_argument("--rows", type=int, default=ROWS,
+        help="rows of chat.jsonl; completion gets two thirds, preferences one sixth")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the five files")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the training files")
     flags = parser.parse_args()

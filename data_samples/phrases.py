@@ -6,10 +6,20 @@ Conventions, where English leaves a choice: a bare hour is read on the 24-hour c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from wordings import (
-    NUMBERS, TENS, Voice, day_name, listed, month_name, noisy, number, ordinal, wrapped,
+    NUMBERS,
+    TENS,
+    Voice,
+    day_name,
+    listed,
+    month_name,
+    noisy,
+    number,
+    ordinal,
+    wrapped,
 )
 
 from kit.schedules import canonical
@@ -136,7 +146,7 @@ def at(voice: Voice, text: str) -> str:
     marked = ":" in text or text.endswith(("am", "pm", "AM", "PM")) or text in ("noon", "midnight")
     if marked and voice.chance(0.3):
         return text
-    return voice.pick(("at ",) * 7 + ("@ ", "@"), ("at exactly ", "starting at ")[:1]) + text
+    return voice.pick(("at ",) * 7 + ("@ ", "@"), ("at exactly ", "at precisely ")) + text
 
 
 def one_time(voice: Voice) -> Part:
@@ -226,7 +236,7 @@ def window(voice: Voice) -> tuple[str, str]:
         f"during {said[0]}-{said[1]}",
     ]
     if (first, last) == (9, 17) and span == "9-17":
-        forms += ["from 9 to 5", "9 to 5", "9-5", "during business hours (9-17)"]
+        forms += ["from 9 to 5", "9 to 5", "9-5", "during business hours (9-17)", "nine to five", "between 9 and 5"]
     held = [f"in the hours {said[0]} to {said[1]}", f"starting {said[0]}, ending {said[1]}"]
     return voice.pick(forms, held), span
 
@@ -299,7 +309,8 @@ def hour_step(voice: Voice) -> Part:
     ]
     if n == 2:
         forms += ["every other hour", "every second hour", "every even hour"]
-    text = voice.pick(forms, (f"with {n} hours between runs", f"on a {n}-hour interval", f"{24 // n} times a day, every {n} hours"))
+    text = voice.pick(forms, (f"with {n} hours between runs", f"on a {n}-hour interval",
+        f"{24 // n} times a day, every {n} hours"))
     m = 0
     if voice.chance(0.35):
         m = voice.pick((5, 10, 15, 15, 20, 30, 30, 45))
@@ -373,7 +384,10 @@ def weekday_range(voice: Voice) -> Part:
              "Mon-Fri", "Monday through Friday", "from Monday to Friday", "Mondays to Fridays", "Mon to Fri",
              "on workdays", "on working days", "every working day", "every workday", "each weekday",
              "on business days", "weekdays only", "Monday-Friday", "mon–fri", "on week days", "M-F",
-             "Monday till Friday", "during the week (Mon-Fri)", "every business day", "work days"),
+             "Monday till Friday", "during the week (Mon-Fri)", "every business day", "work days",
+             "every day except weekends", "except on weekends", "not on weekends",
+             "every day except Saturday and Sunday", "every Monday to Friday",
+             "Monday, Tuesday, Wednesday, Thursday and Friday", "each working day"),
             ("on all five working days", "Monday up to and including Friday", "only when it is a weekday"))
         return Part(text, ("*", "*", "1-5"), "day")
     if draw < 0.62:
@@ -384,11 +398,13 @@ def weekday_range(voice: Voice) -> Part:
              "both weekend days", "on Saturday and Sunday", "Sundays and Saturdays"),
             ("on both days of the weekend", "only when it is the weekend"))
         return Part(text, ("*", "*", "0,6"), "day")
-    first, last = voice.pick(((1, 4), (1, 3), (2, 5), (2, 4), (3, 5), (1, 6), (2, 6), (4, 6), (3, 6), (4, 7), (5, 7), (0, 4)))
+    first, last = voice.pick(((1, 4), (1, 3), (2, 5), (2, 4), (3, 5), (1, 6), (2, 6), (4, 6), (3, 6), (4, 7), (5, 7),
+        (0, 4)))
     short = voice.chance(0.4)
     names = [day_name(voice, d % 7, short) for d in (first, last)]
     forms = [f"{names[0]} to {names[1]}", f"from {names[0]} to {names[1]}", f"{names[0]} through {names[1]}",
              f"{names[0]}-{names[1]}", f"every day from {names[0]} to {names[1]}", f"{names[0]} - {names[1]}",
+             f"every {names[0]} to {names[1]}",
              f"{names[0]} till {names[1]}", f"from {names[0]} until {names[1]}"]
     if not short:
         forms += [f"{names[0]}s to {names[1]}s", f"{names[0]}s through {names[1]}s"]
@@ -411,7 +427,8 @@ def except_days(voice: Voice) -> Part:
     left = [d for d in range(7) if d not in skip]
     single, plural = (listed(voice, [day_name(voice, d) + s for d in skip]) for s in ("", "s"))
     text = voice.pick(
-        (f"every day except {single}", f"every day except {plural}", f"daily except {plural}", f"every day but {single}",
+        (f"every day except {single}", f"every day except {plural}", f"daily except {plural}",
+        f"every day but {single}",
          f"daily but not on {plural}", f"each day except {single}", f"all days except {single}",
          f"every day, except on {plural}", f"daily excluding {plural}", f"every day but not {single}",
          f"any day but {single}", f"every day other than {single}", f"all week except {single}",
@@ -429,7 +446,8 @@ def month_days(voice: Voice) -> Part:
     if count == 2 and voice.chance(0.4):
         days = [1, 15]
     names = listed(voice, [ordinal(voice, d) for d in days])
-    month = voice.pick(("of every month", "of every month", "of each month", "of the month", "every month", "of any month"))
+    month = voice.pick(("of every month", "of every month", "of each month", "of the month", "every month",
+        "of any month"))
     forms = [f"on the {names} {month}"] * 3 + [
         f"the {names} {month}", f"every month on the {names}", f"monthly on the {names}", f"on the {names}",
         f"every {names} of the month", f"each month on the {names}", f"{names} {month}", f"every month, on the {names}",
@@ -455,17 +473,20 @@ def month_day_span(voice: Voice) -> Part:
             (("every 3 days", "every three days", "every third day", "once every 3 days", "each third day"), "*/3"),
             (("on even days of the month", "on even-numbered days", "on even dates"), "2-30/2"),
             (("every 5 days", "every five days", "every fifth day"), "*/5"),
-            (("every 10 days", "every ten days"), "*/10"), (("every 4 days", "every four days", "every fourth day"), "*/4"),
+            (("every 10 days", "every ten days"), "*/10"), (("every 4 days", "every four days", "every fourth day"),
+            "*/4"),
         )
         texts, field = voice.pick(forms)
         return Part(voice.pick(texts), (field, "*", "*"), "day")
-    first, last = voice.pick(((1, 7), (1, 7), (1, 5), (1, 10), (10, 20), (15, 21), (20, 25), (8, 14), (1, 3), (5, 10), (1, 15), (22, 28)))
+    first, last = voice.pick(((1, 7), (1, 7), (1, 5), (1, 10), (10, 20), (15, 21), (20, 25), (8, 14), (1, 3), (5, 10),
+        (1, 15), (22, 28)))
     names = [ordinal(voice, d) for d in (first, last)]
     month = voice.pick(("of every month", "of each month", "of the month", "every month"))
     forms = [f"from the {names[0]} to the {names[1]} {month}", f"{names[0]} to {names[1]} {month}",
              f"on days {first}-{last} of the month", f"on the {names[0]} through {names[1]} {month}",
              f"between the {names[0]} and the {names[1]} {month}", f"on days {first} to {last} {month}",
-             f"from the {names[0]} through the {names[1]} {month}", f"every day from the {names[0]} to the {names[1]} {month}"]
+             f"from the {names[0]} through the {names[1]} {month}",
+             f"every day from the {names[0]} to the {names[1]} {month}"]
     if first == 1:
         forms += [f"on the first {number(voice, last)} days {month}", f"the first {number(voice, last)} days {month}"]
     return Part(voice.pick(forms), (f"{first}-{last}", "*", "*"), "day")
@@ -476,22 +497,29 @@ def dates(voice: Voice) -> Part:
     draw = voice.rng.random()
     if draw < 0.12:
         text, dom, month = voice.pick(
-            (("on Christmas Day", 25, 12), ("on New Year's Day", 1, 1), ("on Christmas Eve", 24, 12), ("on Halloween", 31, 10),
-             ("on New Year's Eve", 31, 12), ("on Valentine's Day", 14, 2), ("on the 4th of July", 4, 7), ("every Christmas Day", 25, 12)))
+            (("on Christmas Day", 25, 12), ("on New Year's Day", 1, 1), ("on Christmas Eve", 24, 12),
+            ("on Halloween", 31, 10),
+             ("on New Year's Eve", 31, 12), ("on Valentine's Day", 14, 2), ("on the 4th of July", 4, 7),
+             ("every Christmas Day", 25, 12)))
         return Part(text + voice.pick(("", "", " every year")), (str(dom), str(month), "*"), "day")
     if draw < 0.40:
         d = voice.pick((1, 1, 1, 1, 2, 5, 10, 15))
         nth = ordinal(voice, d)
-        forms = [f"every quarter on the {nth}", f"quarterly on the {nth}", f"every 3 months on the {nth}", f"every three months on the {nth}",
-                 f"on the {nth} of every third month", f"on the {nth} of January, April, July and October", f"on the {nth} of Jan, Apr, Jul and Oct"]
+        forms = [f"every quarter on the {nth}", f"quarterly on the {nth}", f"every 3 months on the {nth}",
+            f"every three months on the {nth}",
+                 f"on the {nth} of every third month", f"on the {nth} of January, April, July and October",
+                 f"on the {nth} of Jan, Apr, Jul and Oct"]
         if d == 1:
-            forms += ["on the first day of every quarter", "on the first day of each quarter", "at the start of every quarter, on the 1st",
+            forms += ["on the first day of every quarter", "on the first day of each quarter",
+                "at the start of every quarter, on the 1st",
                       "on the 1st of each quarter", "quarterly, on the first day"]
-        return Part(voice.pick(forms, (f"four times a year, on the {nth} of Jan, Apr, Jul and Oct",)), (str(d), "*/3", "*"), "day")
+        return Part(voice.pick(forms, (f"four times a year, on the {nth} of Jan, Apr, Jul and Oct",)),
+            (str(d), "*/3", "*"), "day")
     if draw < 0.52:
         n, count = voice.pick(((2, "two"), (6, "six"))), voice.pick((1, 1, 5, 15))
         nth = ordinal(voice, count)
-        forms = [f"every {voice.pick(n)} months on the {nth}", f"on the {nth} of every {'second' if n[0] == 2 else 'sixth'} month"]
+        forms = [f"every {voice.pick(n)} months on the {nth}",
+            f"on the {nth} of every {'second' if n[0] == 2 else 'sixth'} month"]
         if n[0] == 6:
             forms += [f"twice a year, on the {nth} of January and July", f"on {count} January and {count} July"]
         return Part(voice.pick(forms), (str(count), f"*/{n[0]}", "*"), "day")
@@ -504,7 +532,8 @@ def dates(voice: Voice) -> Part:
                     (str(d), ",".join(map(str, months)), "*"), "day")
     m = voice.rng.randrange(1, 13)
     name, nth = month_name(voice, m), ordinal(voice, d)
-    text = voice.pick((f"on {d} {name}", f"on {name} {d}", f"on {name} {nth}", f"on the {nth} of {name}", f"on the {nth} of {name}"),
+    text = voice.pick((f"on {d} {name}", f"on {name} {d}", f"on {name} {nth}", f"on the {nth} of {name}",
+        f"on the {nth} of {name}"),
                       (f"when {name} {nth} comes around",))
     year = voice.pick(("", "", "every year ", "each year ", "yearly ", "once a year ", "annually "))
     text = f"{text} {year}".strip() if voice.chance(0.5) else f"{year}{text}"
@@ -519,14 +548,21 @@ def months(voice: Voice) -> tuple[str, str]:
     if draw < 0.45:
         m = voice.rng.randrange(1, 13)
         name = month_name(voice, m)
-        return voice.pick((f"in {name}", f"in {name}", f"during {name}", f"every {name}", f"only in {name}", f"each {name}"),
+        return voice.pick((f"in {name}", f"in {name}", f"during {name}", f"every {name}", f"only in {name}",
+            f"each {name}"),
                           (f"throughout {name}", f"for the whole of {name}")), str(m)
     if draw < 0.65:
         chosen = sorted(voice.rng.sample(range(1, 13), voice.pick((2, 2, 3))))
         short = voice.chance(0.3)
         names = listed(voice, [month_name(voice, m, short) for m in chosen])
         return voice.pick((f"in {names}", f"during {names}", f"only in {names}")), ",".join(map(str, chosen))
-    if draw < 0.73:
+    if draw < 0.70:
+        m = voice.rng.randrange(1, 13)
+        name = month_name(voice, m)
+        left = ",".join(str(n) for n in range(1, 13) if n != m)
+        return voice.pick((f"except in {name}", f"every month except {name}", f"all year except {name}",
+            f"but not in {name}")), left
+    if draw < 0.77:
         quarter = voice.rng.randrange(4)
         span = f"{quarter * 3 + 1}-{quarter * 3 + 3}"
         nth = ("first", "second", "third", "fourth")[quarter]
@@ -535,8 +571,10 @@ def months(voice: Voice) -> tuple[str, str]:
     last = voice.rng.randrange(first + 2, 13)
     short = voice.chance(0.3)
     names = [month_name(voice, m, short) for m in (first, last)]
-    return voice.pick((f"from {names[0]} to {names[1]}", f"from {names[0]} to {names[1]}", f"{names[0]} through {names[1]}",
-                       f"between {names[0]} and {names[1]}", f"{names[0]} to {names[1]}", f"from {names[0]} until {names[1]}",
+    return voice.pick((f"from {names[0]} to {names[1]}", f"from {names[0]} to {names[1]}",
+        f"{names[0]} through {names[1]}",
+                       f"between {names[0]} and {names[1]}", f"{names[0]} to {names[1]}",
+                       f"from {names[0]} until {names[1]}",
                        f"{names[0]}-{names[1]}", f"in {names[0]}-{names[1]}"),
                       (f"{names[0]} up to and including {names[1]}",)), f"{first}-{last}"
 
@@ -577,22 +615,53 @@ def day_part(voice: Voice, step: bool) -> Part:
     return part
 
 
+# Where a time may stand inside the words for days: "every month | on the 3rd", "every Monday | in June".
+_SEAMS = (
+    re.compile(r"((?:every|each) (?:month|week|year|quarter)|monthly|weekly|yearly|annually|quarterly),? (.+)"),
+    re.compile(
+        r"(.+?)(?<! of) ((?:every|each) (?:month|year|week)|yearly|annually|"
+        r"(?:only )?(?:in|during|from|between|except in) [A-Z].*)"
+    ),
+)
+
+
+def parted(text: str) -> tuple[str, str]:
+    """Split the words for days where a time may stand between them; the second part may be empty."""
+    for seam in _SEAMS:
+        found = seam.fullmatch(text)
+        if found:
+            return found[1], found[2]
+    return text, ""
+
+
 def daypart_form(voice: Voice, when: Part, day: Part) -> str | None:
     """Say the hour with a part of the day: every morning at 7, Monday evenings at 8."""
     h, m = int(when.fields[1]), int(when.fields[0])
-    name = "morning" if 5 <= h <= 11 else "afternoon" if 13 <= h <= 17 else "evening" if 18 <= h <= 21 else "night" if h > 21 else None
-    if name is None or day.fields[:2] != ("*", "*"):
+    if day.fields[:2] != ("*", "*"):
         return None
+    if h < 5:
+        said = clock_12(voice, h, m)
+        forms = (f"every night at {said}", f"each night at {said}", f"nightly at {said}", f"at {said} every night",
+            f"{said} nightly")
+        return voice.pick(forms) if day.fields[2] == "*" else None
+    if h == 12:
+        return None
+    name = "morning" if h < 12 else "afternoon" if h < 18 else "evening" if h < 22 else "night"
     shown = str(twelve(h)) + (f":{m:02}" if m else "")
     shown = voice.pick((shown, shown, clock_24(voice, h, m), clock_12(voice, h, m)))
     if day.fields[2] == "*":
-        return voice.pick((f"every {name} at {shown}", f"at {shown} every {name}", f"each {name} at {shown}", f"{name}s at {shown}",
-                           f"every {name} @ {shown}", f"daily at {shown} in the {name}" if name != "night" else f"every {name}, {shown}"))
+        return voice.pick((f"every {name} at {shown}", f"at {shown} every {name}", f"each {name} at {shown}",
+            f"{name}s at {shown}",
+                           f"every {name} @ {shown}", f"{shown} every {name}",
+                           f"daily at {shown} in the {name}" if name != "night" else f"nightly at {shown}"))
+    named = {"1-5": "weekday", "0,6": "weekend"}.get(day.fields[2])
     if len(day.fields[2]) == 1:
-        weekday = day_name(voice, int(day.fields[2]) % 7)
-        return voice.pick((f"every {weekday} {name} at {shown}", f"on {weekday} {name}s at {shown}", f"{weekday} {name}s at {shown}",
-                           f"at {shown} every {weekday} {name}", f"{weekday} {name} at {shown}"))
-    return None
+        named = day_name(voice, int(day.fields[2]) % 7)
+    if named is None:
+        return None
+    return voice.pick((f"every {named} {name} at {shown}", f"on {named} {name}s at {shown}",
+        f"{named} {name}s at {shown}",
+                       f"at {shown} every {named} {name}", f"{shown} on {named} {name}s"))
 
 
 def joined(voice: Voice, when: Part, day: Part) -> str:
@@ -603,10 +672,15 @@ def joined(voice: Voice, when: Part, day: Part) -> str:
         text = daypart_form(voice, when, day)
         if text:
             return text
+    head, tail = parted(day.text)
+    if tail and when.kind != "daily" and voice.chance(0.4):
+        return f"{head} {when.text} {tail}"
     if when.kind == "daily":
-        return when.text if day.kind in ("day", "once") and day.fields == ("*", "*", "*") else f"{day.text}, {when.text}"
+        return when.text if day.kind in ("day", "once") and day.fields == ("*", "*",
+            "*") else f"{day.text}, {when.text}"
     if when.kind == "step":
-        order = (f"{when.text} {day.text}",) * 5 + (f"{day.text} {when.text}", f"{when.text}, {day.text}", f"{day.text}, {when.text}")
+        order = (f"{when.text} {day.text}",) * 5 + (f"{day.text} {when.text}", f"{when.text}, {day.text}",
+            f"{day.text}, {when.text}")
     else:
         order = (f"{day.text} {when.text}",) * 5 + (f"{when.text} {day.text}",) * 4 + (
             f"{day.text}, {when.text}", f"{when.text}, {day.text}")

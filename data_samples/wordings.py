@@ -21,16 +21,17 @@ MONTHS = (
 SHORT_MONTHS = (
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sept", "Oct", "Nov", "Dec",
 )
-NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty twenty-one twenty-two twenty-three twenty-four "
-    "twenty-five twenty-six twenty-seven twenty-eight twenty-nine thirty"
-).split()
+NUMBERS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "twenty-one",
+    "twenty-two", "twenty-three", "twenty-four", "twenty-five", "twenty-six", "twenty-seven", "twenty-eight",
+    "twenty-nine", "thirty",
+]
 TENS = {30: "thirty", 40: "forty", 50: "fifty"}
-ORDINALS = (
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth "
-    "fourteenth fifteenth"
-).split()
+ORDINALS = [
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh",
+    "twelfth", "thirteenth", "fourteenth", "fifteenth",
+]
 
 VERBS = (
     "run", "start", "launch", "trigger", "kick off", "fire", "execute", "schedule", "call",
@@ -80,7 +81,7 @@ WRAPPERS = (
     "give me a cron for {p}", "write a cron line: {p}", "schedule for {p}", "just {t} {p}", "{p} run",
     "help me {t} {p}", "must {t} {p}", "want this {p}", "remember to {t} {p}", "job: {t} / when: {p}",
     "translate to cron: {p}", "the job runs {p}", "our team wants to {t} {p}", "{p} we {t}",
-    "when it is {p}, {t}", "trying to {t} {p}", "i have to {t} {p}", "would you {t} {p}?",
+    "trying to {t} {p}", "i have to {t} {p}", "would you {t} {p}?",
 )
 HELD_WRAPPERS = (
     "my boss wants us to {t} {p}", "which five fields mean {p}?", "put this in crontab: {p}",
@@ -98,10 +99,9 @@ _MISSPELT = {
     "between": ("betwen", "btwn", "beetween"), "month": ("mnth", "moth"), "morning": ("mornign", "mornin"),
     "please": ("plz", "pls", "plase"), "monday": ("mondey", "monady"), "friday": ("firday", "fryday"),
     "sunday": ("sundey", "sunady"), "days": ("dayes",), "except": ("exept", "excpet"), "quarter": ("qarter",),
-    "and": ("n", "&"), "you": ("u",), "for": ("4me", "fr"), "noon": ("noonn",), "the": ("teh",),
+    "and": ("n", "&"), "you": ("u",), "noon": ("noonn",), "the": ("teh",),
     "with": ("w/",), "schedule": ("scedule", "shedule"), "report": ("reprot",), "backup": ("bakcup",),
 }
-del _MISSPELT["for"]
 _FROZEN = frozenset(
     [word for number in NUMBERS for word in number.split("-")] + list(TENS.values()) + ORDINALS
     + ["second", "seconds", "hourly", "once", "twice", "other", "except", "without", "until", "through"]
@@ -157,7 +157,8 @@ def listed(voice: Voice, items: Sequence[str]) -> str:
     """Join items the way people do: a, b and c; a & b; a/b; a, b, c."""
     if len(items) == 1:
         return items[0]
-    last = voice.pick((" and ", " and ", " and ", " & ", ", ", " + ") if len(items) == 2 else (" and ", " and ", ", and ", " & ", ", "))
+    last = voice.pick((" and ", " and ", " and ", " & ", ", ", " + ") if len(items) == 2 else (" and ", " and ",
+        ", and ", " & ", ", "))
     return ", ".join(items[:-1]) + last + items[-1]
 
 

@@ -112,6 +112,11 @@ def _firing_days(dom: str, month: str, dow: str) -> frozenset[date]:
     return frozenset(d for d in days if d.month in parsed.months and parsed.match_day(d))
 
 
+def _sets(parsed: CronSim) -> list[set[int]]:
+    sunday_once = {day % 7 for day in parsed.weekdays}
+    return [parsed.minutes, parsed.hours, parsed.days, parsed.months, sunday_once]
+
+
 def same_schedule(a: str, b: str) -> bool:
     """Return whether `a` and `b` fire at the same minutes from 2027-01-01 to 2029-02-28.
 
@@ -121,6 +126,8 @@ def same_schedule(a: str, b: str) -> bool:
     Raises DataError for an invalid line.
     """
     left, right = _parsed(a), _parsed(b)
+    if _sets(left) == _sets(right) and left.day_and == right.day_and:
+        return True
     days = [_firing_days(*cron.split()[2:]) for cron in (a, b)]
     if days[0] != days[1]:
         return False
@@ -162,14 +169,14 @@ def _shortest(values: Iterable[int], field: int, star: bool) -> str:
     return min(forms, key=len)
 
 
+@lru_cache(maxsize=50_000)
 def canonical(cron: str) -> str:
     """Return the shortest usual form: `*/15` not `0,15,30,45`, `1-5` not `1,2,3,4,5` or MON-FRI.
 
     A day field keeps its leading star only where that keeps the firing times: the star decides
     between AND and OR of the two day fields. Raises DataError for an invalid line.
     """
-    parsed = _parsed(cron)
-    sets = [parsed.minutes, parsed.hours, parsed.days, parsed.months, {d % 7 for d in parsed.weekdays}]
+    sets = _sets(_parsed(cron))
     fixed = [_shortest(sets[n], n, star=True) for n in (0, 1, 3)]
     for dom_star, dow_star in product((True, False), repeat=2):
         dom, dow = _shortest(sets[2], 2, dom_star), _shortest(sets[4], 4, dow_star)

@@ -1,0 +1,201 @@
+"""The sample data sets: gold judged by its own judge, splits disjoint, bytes reproducible."""
+
+import csv
+import json
+import subprocess
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from kit import schedules
+
+FOLDER = Path(__file__).parent.parent / "data_samples"
+NAMES = ("completion", "chat", "preferences", "validation", "test")
+TRAINING = NAMES[:3]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    texts = {name: (FOLDER / f"{name}.jsonl").read_text("utf-8") for name in NAMES}
+    return {name: [json.loads(line) for line in text.splitlines()] for name, text in texts.items()}
+
+
+def normalised(phrase):
+    return " ".join(unicodedata.normalize("NFKC", phrase).casefold().split())
+
+
+def messages_of(row):
+    """All messages of a row of any of the files, the asked-for answer included."""
+    if "completion" in row:
+        return [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+    return [m for key in ("messages", "prompt", "chosen", "rejected") for m in row.get(key, ())]
+
+
+def phrases(rows):
+    return {normalised(m["content"]) for row in rows for m in messages_of(row) if m["role"] == "user"}
+
+
+def lines(rows):
+    found = (schedules.find_cron(m["content"]) for row in rows for m in messages_of(row) if m["role"] == "assistant")
+    return {line for line in found if line} | {row["cron"] for row in rows if row.get("cron")}
+
+
+def shape(cron):
+    """Field kinds of the canonical line, written here anew."""
+    fields = schedules.canonical(cron).split()
+    marks = {"step": "/", "list": ",", "range": "-", "any": "*"}
+    return " ".join(next((kind for kind, mark in marks.items() if mark in field), "value") for field in fields)
+
+
+def kind_of(row):
+    """The kind of a training conversation by its last answer."""
+    return schedules.reply_kind(row["messages"][-1]["content"])
+
+
+def test_counts(rows):
+    assert {name: len(rows[name]) for name in NAMES} == {"completion": 6000, "chat": 9000, "preferences": 1500,
+        "validation": 400, "test": 600}
+    assert Counter(row["kind"] for row in rows["validation"]) == {"translate": 240, "edit": 64, "ask": 32,
+        "cannot": 32, "decline": 32}
+    assert Counter(row["kind"] for row in rows["test"]) == {"translate": 360, "edit": 96, "ask": 48, "cannot": 48,
+        "decline": 48}
+    assert Counter(row["held_out"] for row in rows["test"]) == {"none": 420, "wording": 120, "shape": 60}
+    assert {row["held_out"] for row in rows["validation"]} == {"none"}
+
+
+def test_row_shapes(rows):
+    assert {tuple(row) for row in rows["completion"]} == {("prompt", "completion")}
+    assert {tuple(row) for row in rows["preferences"]} == {("prompt", "chosen", "rejected")}
+    assert {tuple(row) for row in rows["validation"] + rows["test"]} == {("messages", "kind", "cron", "held_out")}
+    for row in rows["chat"] + rows["validation"] + rows["test"] + rows["preferences"]:
+        turns = row.get("messages") or row["prompt"]
+        assert turns[0] == {"role": "system", "content": schedules.SYSTEM}
+        roles = [m["role"] for m in turns[1:]]
+        assert roles == (["user", "assistant"] * 3)[: len(roles)]
+        assert roles[-1] == ("assistant" if row.keys() == {"messages"} else "user")
+
+
+def test_completions_are_bare_canonical_lines(rows):
+    assert all(schedules.preferred(row["completion"], "translate", row["completion"]) for row in rows["completion"])
+
+
+def test_gold_is_judged_correct_and_canonical(rows):
+    for row in rows["validation"] + rows["test"]:
+        if row["kind"] in ("translate", "edit"):
+            assert schedules.preferred(row["cron"], row["kind"], row["cron"]), row
+        else:
+            assert row["cron"] is None, row
+
+
+def test_every_training_reply_is_a_known_kind_and_every_line_valid(rows):
+    messages = [m for name in TRAINING for row in rows[name] for m in messages_of(row)]
+    replies = [m["content"] for m in messages if m["role"] == "assistant"]
+    kinds = Counter(map(schedules.reply_kind, replies))
+    assert kinds["other"] == 0
+    crons = [schedules.find_cron(reply) for reply in replies if schedules.reply_kind(reply) == "cron"]
+    assert all(map(schedules.is_valid, crons))
+    assert len({reply for reply in replies if schedules.reply_kind(reply) in ("ask", "decline")}) <= 12
+    assert max(map(len, replies)) <= 100
+
+
+def test_chat_mixes_kinds_and_habits_as_its_readme_says(rows):
+    last = Counter(map(kind_of, rows["chat"]))
+    assert last["decline"] == 630
+    assert 0.60 < last["cannot"] / 630 < 0.80
+    single = [row for row in rows["chat"] if len(row["messages"]) == 3]
+    assert 0.50 < sum(kind_of(row) == "ask" for row in single) / 432 < 0.65
+    crons = [row["messages"][-1]["content"] for row in rows["chat"] if kind_of(row) == "cron"]
+    assert 0.46 < sum(schedules.find_cron(text) == text for text in crons) / len(crons) < 0.54
+    short = [schedules.find_cron(text) for text in crons]
+    short = [line for line in short if any(mark in schedules.canonical(line) for mark in "-/")]
+    assert 0.20 < sum(schedules.canonical(line) != line for line in short) / len(short) < 0.32
+    assert sum(len(row["messages"]) > 3 for row in rows["chat"]) > 1620
+
+
+def pair_kind(row):
+    chosen = row["chosen"][0]["content"]
+    kind = schedules.reply_kind(chosen)
+    return ("translate" if kind == "cron" else kind), (chosen if kind == "cron" else None)
+
+
+def test_preferred_takes_chosen_and_refuses_rejected(rows):
+    kinds = Counter()
+    for row in rows["preferences"]:
+        (chosen,), (rejected,) = row["chosen"], row["rejected"]
+        kind, cron = pair_kind(row)
+        kinds[kind] += 1
+        assert schedules.preferred(chosen["content"], kind, cron), row
+        assert not schedules.preferred(rejected["content"], kind, cron), row
+        # Pairs are about behaviour: where a line is due, the rejected one fires at the same times.
+        assert schedules.judge(rejected["content"], kind, cron).correct == (kind == "translate"), row
+    assert kinds["translate"] > 900 and min(kinds["ask"], kinds["cannot"]) > 200
+
+
+def test_no_phrase_is_in_two_splits(rows):
+    train = set().union(*(phrases(rows[name]) for name in TRAINING))
+    validation, test = phrases(rows["validation"]), phrases(rows["test"])
+    assert not train & validation and not train & test and not validation & test
+
+
+def test_requests_do_not_repeat_within_a_file(rows):
+    for name in ("completion", "chat", "validation", "test"):
+        first = [normalised(next(m["content"] for m in messages_of(row) if m["role"] == "user")) for row in rows[name]]
+        assert len(first) == len(set(first)), name
+
+
+def test_held_out_shapes_are_only_in_their_test_rows(rows):
+    held = {shape(row["cron"]) for row in rows["test"] if row["held_out"] == "shape"}
+    assert len(held) == 6
+    seen = {shape(line) for name in (*TRAINING, "validation") for line in lines(rows[name])}
+    seen |= {shape(line) for line in lines([row for row in rows["test"] if row["held_out"] != "shape"])}
+    assert len(seen) > 60
+    assert not held & seen
+
+
+def test_held_out_wordings_are_not_in_training(rows):
+    """Marks that only held-out templates write."""
+    marks = ("with the exception of", "up to and including", "my boss wants us to", "which five fields mean",
+        "minutes between runs", "the boss says")
+    train = " \n ".join(set().union(*(phrases(rows[name]) for name in TRAINING)))
+    held = " \n ".join(phrases([row for row in rows["test"] if row["held_out"] == "wording"]))
+    assert [mark for mark in marks if mark in train] == []
+    assert sum(mark in held for mark in marks) >= 5
+
+
+def test_files_are_what_make_writes(tmp_path):
+    subprocess.run([sys.executable, FOLDER / "make.py", "--out", tmp_path], check=True, timeout=150)
+    files = [f"{name}.jsonl" for name in NAMES]
+    assert [file for file in files if (tmp_path / file).read_bytes() != (FOLDER / file).read_bytes()] == []
+
+
+def test_another_size_and_seed_keep_the_held_out_rows(tmp_path, rows):
+    subprocess.run([sys.executable, FOLDER / "make.py", "--rows", "90", "--seed", "8", "--out", tmp_path], check=True,
+        timeout=60)
+    for name in ("validation", "test"):
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == (FOLDER / f"{name}.jsonl").read_bytes()
+    chat = [json.loads(line) for line in (tmp_path / "chat.jsonl").read_text("utf-8").splitlines()]
+    assert len(chat) == 90
+    assert not phrases(chat) & (phrases(rows["validation"]) | phrases(rows["test"]))
+    assert chat != rows["chat"][:90]
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    path = FOLDER / "phrases_by_hand.tsv"
+    if not path.exists():
+        pytest.skip("the hand-written phrases are not there")
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def test_hand_written_phrases_are_valid(by_hand):
+    assert len(by_hand) >= 300
+    assert [row["phrase"] for row in by_hand if not schedules.is_valid(row["cron"])] == []
+
+
+def test_hand_written_phrases_are_in_no_other_file(by_hand, rows):
+    others = set().union(*(phrases(rows[name]) for name in NAMES))
+    assert [row["phrase"] for row in by_hand if normalised(row["phrase"]) in others] == []
