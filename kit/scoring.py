@@ -4,10 +4,14 @@
 """
 
 import contextlib
+import csv
+import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
-from kit import chat
+from kit import chat, records
+from kit.errors import DataError
 
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
@@ -143,3 +147,79 @@ def logps(model, tokenizer, pairs, *, batch_size=32):
                 picked = nll.gather(-1, ids[:, 1:, None])[..., 0] * trained[:, 1:]
                 out.append(picked.sum(1).cpu())
     return torch.cat(sums["chosen"]), torch.cat(sums["rejected"])
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation that ends with a user turn, the scoreboard line it counts for, and what `judge` must know."""
+
+    messages: list
+    group: str
+    facts: dict
+
+
+def read_questions(task, test=None, phrases=None):
+    """Questions of a test file (JSONL: messages and the facts for `task.judge`) and of a phrase file.
+
+    A phrase file is TSV with a header: `phrase`, then the columns that `task.judge` takes; its group is "by hand".
+    """
+    questions = []
+    if test is not None:
+        with open(records.find(test), encoding="utf-8") as lines:
+            for row in map(json.loads, lines):
+                messages = row.pop("messages")
+                row.pop("held_out", None)
+                questions.append(Question(messages, task.GROUPS[row["kind"]], row))
+    if phrases is not None:
+        with open(records.find(phrases), encoding="utf-8-sig", newline="") as lines:
+            table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+            for at, row in enumerate(table, 2):
+                if not row.get("phrase") or None in row or None in row.values():
+                    raise DataError(f"expected the columns {table.fieldnames} with a phrase first, got {list(row.values())}",
+                                    file=str(phrases), line=at)
+                messages = [{"role": "system", "content": task.SYSTEM}, {"role": "user", "content": row.pop("phrase")}]
+                questions.append(Question(messages, "by hand", {"kind": task.KINDS[0], **row}))
+    return questions
+
+
+@dataclass(frozen=True)
+class Results:
+    """Questions, the model's replies, and the task's verdicts (`valid`, `correct`) with `preferred`."""
+
+    questions: list
+    texts: list
+    verdicts: list
+    liked: list
+
+    @cached_property
+    def groups(self):
+        return list(dict.fromkeys(q.group for q in self.questions))
+
+    def hits(self, group, what="correct"):
+        """One boolean a question of `group`; `what` is "correct", "valid" or "preferred"."""
+        flags = self.liked if what == "preferred" else [getattr(v, what) for v in self.verdicts]
+        return [flag for flag, q in zip(flags, self.questions, strict=True) if group in (None, q.group)]
+
+    def scores(self):
+        """{line of the scoreboard: Score}: correct by group, and preferred over all."""
+        return {g: score(self.hits(g)) for g in self.groups} | {"preferred": score(self.liked)}
+
+    def as_dict(self):
+        return {name: s.as_dict() for name, s in self.scores().items()}
+
+    def misses(self, group=None):
+        """(question, text, verdict) of each wrong reply."""
+        return [(q, t, v) for q, t, v in zip(self.questions, self.texts, self.verdicts, strict=True)
+                if not v.correct and group in (None, q.group)]
+
+
+def judged(questions, texts, task):
+    """Results of replies that are already there."""
+    pairs = list(zip(questions, texts, strict=True))
+    return Results(questions, texts, [task.judge(t, **q.facts) for q, t in pairs],
+                   [task.preferred(t, **q.facts) for q, t in pairs])
+
+
+def evaluate(model, tokenizer, questions, task, **options):
+    """Greedy replies to `questions`, judged by `task`. Options as in `generate`."""
+    return judged(questions, replies(model, tokenizer, [q.messages for q in questions], **options), task)

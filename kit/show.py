@@ -43,6 +43,24 @@ def table(headers, rows):
     return Shown("\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]), rich=rich)
 
 
+def scores(results):
+    """The scores of one model, a line a group."""
+    return table(["score", "rate", "95% interval", "n"], [_score(name, s.as_dict()) for name, s in results.scores().items()])
+
+
+def _score(name, s):
+    return [name, f"{s['rate']:.1%}", f"{s['low']:.1%} to {s['high']:.1%}", str(s["n"])]
+
+
+def scoreboard(stages):
+    """One row a stage, one column a score with its interval; `stages` is {stage: Results.as_dict()}."""
+    names = list(dict.fromkeys(name for scores in stages.values() for name in scores))
+    n = {name: next(s[name]["n"] for s in stages.values() if name in s) for name in names}
+    return table(["stage", *[f"{name} (n={n[name]})" for name in names]],
+                 [[stage, *[f"{s[k]['rate']:.1%} [{s[k]['low']:.1%}, {s[k]['high']:.1%}]" if k in s else "-" for k in names]]
+                  for stage, s in stages.items()])
+
+
 def checks(items):
     """The preflight table."""
     return table(["check", "", "found"], [[c.name, "ok" if c.passed else "FAILED", c.detail] for c in items])
