@@ -19,8 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 
 PROJECT = Path(__file__).resolve().parents[1]
-CELL_SECONDS = 600
-LAST_LINES = 4  # of a traceback
+CELL_SECONDS, LAST_LINES = 600, 4  # limit of a cell; lines shown of a traceback
 CHECK = re.compile(r"^\s*(?:assert\b|check\w*\(|[\w.]+\.check\w*\()", re.MULTILINE)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 WARNING = re.compile(r"^.*\w*Warning: .*\n(?:  .*\n)?", re.MULTILINE)
@@ -36,8 +35,7 @@ class ThisInterpreter(AsyncKernelManager):
 def execute(file):
     """Run `file` in its folder; return (notebook with outputs, sentence of the failure or None)."""
     notebook = nbformat.read(file, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for cell in code:
+    for cell in (code := [cell for cell in notebook.cells if cell.cell_type == "code"]):
         cell.outputs, cell.execution_count = [], None
     client = NotebookClient(notebook, timeout=CELL_SECONDS, record_timing=False, store_widget_state=False,
                             coalesce_streams=True, kernel_manager_class=ThisInterpreter,
@@ -101,10 +99,10 @@ def main(argv=None):
                 clean(notebook, file.stem)
             except ValueError as error:
                 failed = str(error)
-        if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
         if options.out or options.in_place and not failed:
-            nbformat.write(notebook, options.out / file.name if options.out else file)
+            target = (options.out or file.parent) / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, target)
         code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         checks = sum(len(CHECK.findall(source)) for source in code)
         print(f"{file.stem:20} {time.monotonic() - start:6.1f} s  {checks:3} checks in {len(code):3} cells", flush=True)
