@@ -492,17 +492,9 @@ def month_day_span(voice: Voice) -> Part:
     return Part(voice.pick(forms), (f"{first}-{last}", "*", "*"), "day")
 
 
-def dates(voice: Voice) -> Part:
-    """Say yearly dates and days of quarters."""
-    draw = voice.rng.random()
-    if draw < 0.12:
-        text, dom, month = voice.pick(
-            (("on Christmas Day", 25, 12), ("on New Year's Day", 1, 1), ("on Christmas Eve", 24, 12),
-            ("on Halloween", 31, 10),
-             ("on New Year's Eve", 31, 12), ("on Valentine's Day", 14, 2), ("on the 4th of July", 4, 7),
-             ("every Christmas Day", 25, 12)))
-        return Part(text + voice.pick(("", "", " every year")), (str(dom), str(month), "*"), "day")
-    if draw < 0.40:
+def quarters(voice: Voice) -> Part:
+    """Say a day of every quarter, of every second or every sixth month."""
+    if voice.chance(0.7):
         d = voice.pick((1, 1, 1, 1, 2, 5, 10, 15))
         nth = ordinal(voice, d)
         forms = [f"every quarter on the {nth}", f"quarterly on the {nth}", f"every 3 months on the {nth}",
@@ -515,14 +507,27 @@ def dates(voice: Voice) -> Part:
                       "on the 1st of each quarter", "quarterly, on the first day"]
         return Part(voice.pick(forms, (f"four times a year, on the {nth} of Jan, Apr, Jul and Oct",)),
             (str(d), "*/3", "*"), "day")
+    n, count = voice.pick(((2, "two"), (6, "six"))), voice.pick((1, 1, 5, 15))
+    nth = ordinal(voice, count)
+    forms = [f"every {voice.pick(n)} months on the {nth}",
+        f"on the {nth} of every {'second' if n[0] == 2 else 'sixth'} month"]
+    if n[0] == 6:
+        forms += [f"twice a year, on the {nth} of January and July", f"on {count} January and {count} July"]
+    return Part(voice.pick(forms), (str(count), f"*/{n[0]}", "*"), "day")
+
+
+def dates(voice: Voice) -> Part:
+    """Say yearly dates and days of quarters."""
+    draw = voice.rng.random()
+    if draw < 0.12:
+        text, dom, month = voice.pick(
+            (("on Christmas Day", 25, 12), ("on New Year's Day", 1, 1), ("on Christmas Eve", 24, 12),
+            ("on Halloween", 31, 10),
+             ("on New Year's Eve", 31, 12), ("on Valentine's Day", 14, 2), ("on the 4th of July", 4, 7),
+             ("every Christmas Day", 25, 12)))
+        return Part(text + voice.pick(("", "", " every year")), (str(dom), str(month), "*"), "day")
     if draw < 0.52:
-        n, count = voice.pick(((2, "two"), (6, "six"))), voice.pick((1, 1, 5, 15))
-        nth = ordinal(voice, count)
-        forms = [f"every {voice.pick(n)} months on the {nth}",
-            f"on the {nth} of every {'second' if n[0] == 2 else 'sixth'} month"]
-        if n[0] == 6:
-            forms += [f"twice a year, on the {nth} of January and July", f"on {count} January and {count} July"]
-        return Part(voice.pick(forms), (str(count), f"*/{n[0]}", "*"), "day")
+        return quarters(voice)
     d = voice.rng.randrange(1, 29)
     if draw < 0.68:
         months = sorted(voice.rng.sample(range(1, 13), voice.pick((2, 2, 3))))
