@@ -13,7 +13,8 @@ from kit.errors import KitError, Problem
     ({}, "expected text, came 7"),
     ({"file": "a.jsonl"}, "a.jsonl: expected text, came 7"),
     ({"file": "a.jsonl", "line": 17}, "a.jsonl:17: expected text, came 7"),
-    ({"file": "a.jsonl", "line": 17, "field": "prompt"}, "a.jsonl:17: prompt: expected text, came 7"),
+    ({"file": "a.jsonl", "line": 17, "field": "prompt"},
+     "a.jsonl:17: prompt: expected text, came 7"),
     ({"field": "lr"}, "lr: expected text, came 7"),
 ])
 def test_the_sentence_carries_the_parts_that_are_known(place, said):
@@ -41,8 +42,8 @@ def test_a_notebook_shows_the_sentence_and_no_stack(capsys):
 
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance()
-    shell.run_cell("from kit.errors import DataError\n"
-                   "def deep():\n    raise DataError('expected a, came b', file='c', line=1)\ndeep()")
+    shell.run_cell("from kit.errors import DataError\ndef deep():\n"
+                   "    raise DataError('expected a, came b', file='c', line=1)\ndeep()")
     said = capsys.readouterr().out
     InteractiveShell.clear_instance()
     assert said.strip() == "DataError: c:1: expected a, came b"

@@ -72,7 +72,9 @@ def test_flags_of_every_type_with_dash_or_underscore():
         "--adapter", "none", "--data", "b.jsonl", "--base", "007"])
     assert given == Params(base="007", micro_batch_size=8, epochs=0.1, pack=False, limit=10,
                            data=Path("b.jsonl"))
-    assert params.from_flags(Params, ["--micro_batch_size", "8", "--pack"]).micro_batch_size == 8
+    for size in (1, 64):
+        assert params.from_flags(
+            Params, ["--micro_batch_size", str(size), "--pack"]).micro_batch_size == size
 
 
 @pytest.mark.parametrize("argv, said", [

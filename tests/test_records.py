@@ -397,11 +397,18 @@ def test_byte_order_mark_and_line_ends_are_no_content(tmp_path):
 
 @pytest.mark.parametrize("encoding, named", [
     ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"), ("utf-32", "UTF-32")])
-@pytest.mark.parametrize("name, text", [("a.jsonl", '{"text": "a"}\n'), ("a.csv", "text\na\n")])
+@pytest.mark.parametrize("name, text", [
+    ("a.jsonl", '{"text": "a"}\n'), ("a.csv", "text\na\n")])
 def test_wide_encodings_are_named(tmp_path, encoding, named, name, text):
     (tmp_path / name).write_bytes(text.encode(encoding))
     assert said(stopped(tmp_path / name, on_bad="skip"), tmp_path / name) == (
         f"{name}:1: expected UTF-8, came {named}; save the file as UTF-8")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_mark_of_a_wide_encoding_is_enough(tmp_path, encoding):
+    (tmp_path / "a.csv").write_bytes("\ufeff提示,答\n".encode(encoding))
+    assert "expected UTF-8, came UTF-16; " in str(stopped(tmp_path / "a.csv"))
 
 
 def test_a_json_array_and_a_line_without_end_are_named(tmp_path, monkeypatch):
