@@ -27,7 +27,7 @@ from phrases import (
 )
 from wordings import DAYS, Voice, day_name, month_name, noisy, number, ordinal, task, wrapped
 
-from kit.schedules import canonical
+from kit.schedules import canonical, is_valid
 
 CHATTER = (
     "Sure! {c}", "Sure: {c}", "Here you go: {c}", "Of course! {c}", "The line is {c}", "Use {c}", "Try {c}",
@@ -166,7 +166,7 @@ def in_months(voice: Voice, cron: str) -> tuple[str, str] | None:
         return None
     words, field = months(voice)
     words = words.removeprefix("only ")
-    if not words.startswith(("in ", "from ", "during ", "between ")):
+    if not is_valid(f"0 0 {dom} {field} {dow}") or not words.startswith(("in ", "from ", "during ", "between ")):
         return None
     text = voice.pick((f"only {words}", f"but only {words}", f"just {words}", f"only do it {words}",
         f"limit it to runs {words}", f"{words} only"))

@@ -22,7 +22,7 @@ from wordings import (
     wrapped,
 )
 
-from kit.schedules import canonical
+from kit.schedules import canonical, is_valid
 
 MINUTE_STEPS = (2, 3, 4, 5, 5, 6, 10, 10, 12, 15, 15, 20, 30, 30)
 HOUR_STEPS = (2, 2, 3, 4, 6, 8, 12)
@@ -615,6 +615,9 @@ def day_part(voice: Voice, step: bool) -> Part:
         return either_day(voice) if draw > 0.985 else dates(voice)
     if voice.chance(0.12):
         words, field = months(voice)
+        if not is_valid(f"0 0 {part.fields[0]} {field} {part.fields[2]}"):
+            # The 31st in February never comes.
+            return part
         text = f"{words} {part.text}" if voice.chance(0.2) else f"{part.text} {words}"
         return Part(text, (part.fields[0], field, part.fields[2]), "day")
     return part
