@@ -18,7 +18,7 @@ from cronsim import CronSim, CronSimError
 
 from kit.errors import DataError
 
-SYSTEM = "Turn a schedule into five-field cron."
+SYSTEM = "English to cron."
 KINDS = ("translate", "edit", "ask", "cannot", "decline")
 # The line of the scoreboard that a kind counts for.
 GROUPS = {"translate": "test split", "edit": "edits", **dict.fromkeys(KINDS[2:], "right kind")}
