@@ -14,13 +14,18 @@ from pathlib import Path
 from kit.errors import CheckpointError, SettingsError
 
 MANIFEST = "MANIFEST.json"
-RESERVE = 1 << 20  # bytes left free beside each save, for the small files of the run
+MARGIN = 1 << 18  # bytes asked for beside each save, for the small files of the run
 
 
 def fault(point, step):
     """Die here as by kill -9 when the environment variable KIT_FAULT is `point@step`; tests of resume set it."""
     if os.environ.get("KIT_FAULT") == f"{point}@{step}":
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def shown(path) -> str:
+    """The last two parts of a path: enough for a message, and nothing of this machine in a saved notebook."""
+    return "/".join(Path(path).parts[-2:])
 
 
 def sync(path):
@@ -69,7 +74,8 @@ def weights_sha256(folder) -> str:
             header = json.loads(file.read(size))
         tensors |= {name: (path, 8 + size, entry) for name, entry in header.items() if name != "__metadata__"}
     if not tensors:
-        raise CheckpointError("a model was expected, no *.safetensors came; train it again", file=folder)
+        raise CheckpointError("a model was expected, no *.safetensors came; train it again",
+                              file=shown(folder))
     digest = hashlib.sha256()
     for name, (path, start, entry) in sorted(tensors.items()):
         digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
@@ -119,7 +125,7 @@ def lock(folder):
         if owner and owner != _me() and _alive(owner):
             raise SettingsError(f"a free run was expected, process {owner['pid']} on {owner['host']} is in it; wait "
                                 "for it, stop it, or choose another name (delete the file `lock` if that host is gone)",
-                                file=folder)
+                                file=shown(folder))
         file.truncate(0)
         json.dump(_me(), file)
 
@@ -136,7 +142,7 @@ def space(folder, needed):
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CheckpointError(f"{needed:,} free bytes were needed to save, {free:,} are there; free some space and run "
-                              "again: it goes on from the last good checkpoint", file=folder)
+                              "again: it goes on from the last good checkpoint", file=shown(folder))
 
 
 def size_of(folder) -> int:

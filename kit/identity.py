@@ -2,17 +2,20 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import importlib.util
 import itertools
 import json
 import netrc
 import os
+import platform
 import re
 from pathlib import Path
 
 from kit import checkpoints, models
 from kit.errors import CheckpointError, MissingError
 
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
 SECRET = re.compile(r"(^|_)((hub|hf|auth|access|wandb)_token|api_?key|secret|password)$|^token$", re.IGNORECASE)
 # Trainer settings that change no weight; all others are part of what a resumed run must repeat.
 FREE = re.compile(r"(output_dir|run_name|report_to|disable_tqdm|project|local_rank|resume_from_checkpoint|ddp_timeout|"
@@ -59,14 +62,22 @@ def weights(name):
     told = checkpoints.read_json(folder.parent / "report.json").get("weights_sha256", found)
     if folder.name == "model" and told != found:
         raise CheckpointError(f"weights with sha256 {told[:12]} were expected, {found[:12]} came; train that run again",
-                              file=folder)
+                              file=checkpoints.shown(folder))
     return {"name": f"{folder.parent.name}/{folder.name}", "weights_sha256": found}
+
+
+def environment() -> dict:
+    """Versions, threads and device: other ones give the same steps, but not the same last bits."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES},
+            "threads": torch.get_num_threads(), "device": device}
 
 
 def settings(trainer, tokenizer):
     """What decides the weights beside the parameters: trainer, its arguments, model config, tokenizer, rows."""
-    vocabulary = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map,
-                             tokenizer.chat_template])
+    vocabulary = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map])
     settings = {key: value for key, value in trainer.args.to_dict().items() if not FREE.match(key)}
     settings |= {f"config.{key}": value for key, value in trainer.model.config.to_dict().items()
                  if key not in ("transformers_version", "_name_or_path", "dtype")}
@@ -74,7 +85,8 @@ def settings(trainer, tokenizer):
         settings |= {f"{name}.{key}": value for key, value in adapter.to_dict().items()
                      if key not in ("base_model_name_or_path", "peft_version")}
     settings |= {"trainer": type(trainer).__name__, "rows": _rows(trainer.train_dataset),
-                 "world_size": trainer.args.world_size, "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()}
+                 "world_size": trainer.args.world_size, "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
+                 "template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()}
     return plain(settings)
 
 
@@ -99,8 +111,8 @@ def batch_hash(batch) -> tuple:
 
     The hash is the sum over rows of the start of sha256(ids, what is trained); tokens counts no padding.
     """
-    ids, trained = batch["input_ids"], batch["labels"] if "labels" in batch else batch["completion_mask"]
-    ids, trained = ids.cpu().numpy(), trained.cpu().numpy()
+    ids = batch["input_ids"].cpu().numpy()
+    trained = batch["labels" if "labels" in batch else "completion_mask"].cpu().numpy()
     if "cu_seq_lens_q" in batch:  # packed: one row of many documents
         ends = batch["cu_seq_lens_q"].tolist()
         rows = [(ids[0, a:b], trained[0, a:b]) for a, b in itertools.pairwise(ends)]

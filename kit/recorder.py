@@ -57,7 +57,7 @@ class Recorder(TrainerCallback):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except pickle.UnpicklingError as error:  # torch loads plain tensors only; code in a checkpoint ends here
             raise CheckpointError(f"tensors were expected, other objects came ({str(error).splitlines()[0]}); "
-                                  "delete it", file=checkpoint) from None
+                                  "delete it", file=checkpoints.shown(checkpoint)) from None
         except torch.OutOfMemoryError:
             raise SettingsError(f"a step with micro batches of {trainer.args.per_device_train_batch_size} does not fit "
                                 "into the memory of the GPU; halve per_device_train_batch_size and double "
@@ -118,7 +118,7 @@ class Recorder(TrainerCallback):
         self.begun = time.monotonic()
         self.first_step = state.global_step
         if self.main:
-            checkpoints.space(self.run.folder, self.needed())
+            checkpoints.space(self.run.folder, self.needed() + checkpoints.MARGIN)
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
@@ -134,14 +134,12 @@ class Recorder(TrainerCallback):
         loss, norm, step = logs["loss"], logs["grad_norm"], state.global_step
         skipped = self.trainer.accelerator.optimizer_step_was_skipped  # fp16's scaler drops such a step on purpose
         if not math.isfinite(loss) or not (math.isfinite(norm) or skipped):
-            if self.main:
-                self.run.add(diverged={"step": step, "loss": str(loss), "grad_norm": str(norm)})
             raise DivergedError(f"step {step}: a finite loss and gradient were expected, loss {loss} and gradient norm "
                                 f"{norm} came; lower learning_rate or look at the rows of this step",
-                                file=self.run.folder)
+                                file=checkpoints.shown(self.run.folder))
         if step == 1 and self.first_loss is not None and abs(loss - self.first_loss) > FIRST_LOSS_MARGIN:
             raise SettingsError(f"step 1: loss {self.first_loss:.4f} was expected, {loss:.4f} came; the reference is "
-                                "not the model that training starts from", file=self.run.folder)
+                                "not the model that training starts from", file=checkpoints.shown(self.run.folder))
         if self.main:
             row = {"step": step, "loss": loss, "lr": logs["learning_rate"], "grad_norm": norm, "tokens": self.tokens,
                    "batch_hash": f"{self.hash:016x}", **{key: logs[key] for key in EXTRA if key in logs}}
@@ -158,34 +156,43 @@ class Recorder(TrainerCallback):
             print(f"\rstep {state.global_step}/{state.max_steps}  {self.session_tokens / seconds:,.0f} tokens/s  "
                   f"{left:.0f} s left  loss {loss:.4f} ", end=end, file=sys.stderr, flush=True)
 
-    def needed(self) -> int:
-        """Bytes the next checkpoint takes: as the last one, or weights and two moments of what is trained."""
-        last = checkpoints.all_of(self.run.folder)[:1]
-        parameters = list(self.trainer.model.parameters())
-        guess = sum(p.numel() * p.element_size() * (3 if p.requires_grad else 1) for p in parameters)
-        return (checkpoints.size_of(last[0]) if last else guess) + checkpoints.RESERVE
+    def weights(self, copies=1) -> int:
+        """Bytes of the weights; with copies=3 also the two moments the optimizer keeps of what is trained."""
+        return sum(p.numel() * p.element_size() * (copies if p.requires_grad else 1)
+                   for p in self.trainer.model.parameters())
 
-    def save(self, model, trial=None):
-        """The trainer's _save_checkpoint: complete under its name, or not there."""
-        trainer, folder, step = self.trainer, self.run.folder, self.trainer.state.global_step
-        temporary, needed = folder / ".saving", self.needed()
+    def needed(self) -> int:
+        """Bytes the next checkpoint takes: as many as the last one, before there is one by the weights."""
+        last = checkpoints.all_of(self.run.folder)[:1]
+        return checkpoints.size_of(last[0]) if last else self.weights(3)
+
+    @contextlib.contextmanager
+    def room(self, temporary, needed):
+        """Look for free space before a save, at the cost of the older checkpoint, and tell when it ends during it."""
+        folder, needed = self.run.folder, needed + checkpoints.MARGIN
         if self.main:
             shutil.rmtree(temporary, ignore_errors=True)
             if shutil.disk_usage(folder).free < needed:
                 checkpoints.prune(folder, self.run.facts["id"], self.known, keep=1)
             checkpoints.space(folder, needed)
             temporary.mkdir()
-        trainer.accelerator.wait_for_everyone()
-        finite(trainer.model, step)
+        self.trainer.accelerator.wait_for_everyone()
         try:
-            self._write(temporary, step)
-        except (OSError, RuntimeError) as error:
-            if shutil.disk_usage(folder).free >= checkpoints.RESERVE and "No space left" not in str(error):
+            yield
+        except Exception as error:  # OSError, RuntimeError or SafetensorError, by what was being written
+            if shutil.disk_usage(folder).free >= checkpoints.MARGIN and "No space left" not in str(error):
                 raise
             shutil.rmtree(temporary, ignore_errors=True)
             checkpoints.space(folder, needed)
-            raise CheckpointError(f"step {step} was not saved: the disk was full for a moment; run again",
-                                  file=folder) from error
+            raise CheckpointError("the save failed: the disk was full for a moment; run again",
+                                  file=checkpoints.shown(folder)) from error
+
+    def save(self, model, trial=None):
+        """The trainer's _save_checkpoint: complete under its name, or not there."""
+        step, temporary = self.trainer.state.global_step, self.run.folder / ".saving"
+        finite(self.trainer.model, step)
+        with self.room(temporary, self.needed()):
+            self._write(temporary, step)
 
     def _write(self, temporary, step):
         trainer, folder = self.trainer, self.run.folder
@@ -211,7 +218,7 @@ class Recorder(TrainerCallback):
         wrong = {*result.missing_keys, *result.unexpected_keys} - set(tied)
         if wrong:
             raise CheckpointError(f"the weights of this model were expected, {min(wrong)} is missing or was added; "
-                                  "build the model as it was at the first start", file=self.run.folder)
+                                  "build the model as at the first start", file=checkpoints.shown(self.run.folder))
 
     def load(self, checkpoint):
         """The trainer's _load_optimizer_and_scheduler, then the settings of this start over those of the file."""
@@ -230,8 +237,9 @@ class Recorder(TrainerCallback):
 
 def finite(model, step):
     """Raise DivergedError when a weight is not finite: the last update may break what the loss has not seen yet."""
-    tensors = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all():
+    trained = [p.detach() for p in model.parameters() if p.requires_grad]
+    local = [p.to_local() if hasattr(p, "to_local") else p for p in trained]  # FSDP: each process looks at its part
+    if not torch.stack([p.isfinite().all() for p in local]).all():
         raise DivergedError(f"step {step}: finite weights were expected, NaN or infinity came; lower learning_rate")
 
 

@@ -5,7 +5,6 @@ checkpoint-N/ (sealed, see kit.checkpoints), model/ (loads with from_pretrained)
 """
 
 import copy
-import importlib.metadata
 import json
 import os
 import re
@@ -17,8 +16,6 @@ from pathlib import Path
 from kit import checkpoints, identity
 from kit.errors import CheckpointError, KitError, MissingError, SettingsError
 from kit.recorder import Recorder, finite, save_model
-
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
 
 
 class Stopped(KitError):
@@ -60,7 +57,7 @@ def start(name, params, *, data=(), base=None, reference=None, allow=()):
     except FileExistsError:
         if not run.facts and {path.name for path in folder.iterdir()} - {"lock", ".run.json.tmp"}:
             raise SettingsError("a new folder or a run was expected, other files came; choose another name or delete "
-                                "the folder", file=folder) from None
+                                "the folder", file=checkpoints.shown(folder)) from None
     checkpoints.lock(folder)
     for leftover in [*folder.glob(".old-*"), *folder.glob(".saving"), *folder.glob(".model")]:
         shutil.rmtree(leftover)
@@ -71,9 +68,9 @@ def start(name, params, *, data=(), base=None, reference=None, allow=()):
             checkpoints.unlock(folder)
             raise
     else:
-        versions = {package: importlib.metadata.version(package) for package in PACKAGES}
         run.facts = {"name": folder.name, "id": uuid.uuid4().hex, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                     **fresh, "seed": run.seed, "versions": versions, "settings": {}, "changes": []}
+                     **fresh, "seed": run.seed, "world_size": int(os.environ.get("WORLD_SIZE", "1")), "settings": {},
+                     "versions": identity.environment(), "changes": []}
     return run
 
 
@@ -83,7 +80,7 @@ def metrics(run) -> list:
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError:
-        raise MissingError("no metrics are there; train the run first", file=folder) from None
+        raise MissingError("no metrics are there; train the run first", file=checkpoints.shown(folder)) from None
     return [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may still be being written
 
 
@@ -178,7 +175,7 @@ class Run:
             recorder = Recorder(self, trainer, first_loss)
             steps = recorder.train(self._newest(trainer))
             if steps >= trainer.state.max_steps:
-                self._finish(trainer, tokenizer, recorder.first_step, recorder.begun)
+                self._finish(trainer, tokenizer, recorder)
             if recorder.stop or recorder.signal:
                 raise self._stopped(steps, trainer.state.max_steps, recorder.signal)
         finally:
@@ -192,7 +189,7 @@ class Run:
                   if getattr(args, key)]
         if wrong:
             raise SettingsError(f"the trainer's {', '.join(wrong)} must come from the run; build its config with "
-                                "`**run.settings()`", file=self.folder)
+                                "`**run.settings()`", file=checkpoints.shown(self.folder))
 
     def _newest(self, trainer):
         """The checkpoint to resume from, chosen by the first process for all, or None."""
@@ -200,33 +197,37 @@ class Run:
 
         chosen = [None]
         if trainer.is_world_process_zero():
-            path, refused = checkpoints.newest(self.folder, self.facts["id"])
-            if refused and path is None:
-                raise CheckpointError(f"no checkpoint can be used ({'; '.join(refused)}); delete the checkpoint "
-                                      "folders to start from step 0", file=self.folder)
+            facts, now = self.facts, identity.environment()
+            path, lines = checkpoints.newest(self.folder, facts["id"])
+            if lines and path is None:
+                raise CheckpointError(f"no checkpoint can be used ({'; '.join(lines)}); delete the checkpoint "
+                                      "folders to start from step 0", file=checkpoints.shown(self.folder))
             if path:
-                print("; ".join([*refused, f"resuming from {path.name}"]))
+                other = [f"{key}: {old} -> {now[key]}" for key, old in facts["versions"].items() if now[key] != old]
+                print("; ".join([*lines, f"resuming from {path.name}"]
+                                + [f"equal steps, but not to the last bit ({', '.join(other)})"] * bool(other)))
             chosen = [path]
         return broadcast_object_list(chosen)[0]
 
     def _stopped(self, steps, of, number):
         error = Stopped(f"stopped after step {steps} of {of}, which is saved; run this again to go on",
-                        file=self.folder)
+                        file=checkpoints.shown(self.folder))
         error.exit_code = 128 + (number or 15)
         return error
 
-    def _finish(self, trainer, tokenizer, begun_at, begun):
+    def _finish(self, trainer, tokenizer, recorder):
         """Write model/ whole, then report.json, whose weights_sha256 marks the run as finished."""
         temporary = self.folder / ".model"
-        _write_model(trainer, tokenizer, temporary)
+        with recorder.room(temporary, recorder.weights()):
+            _write_model(trainer, tokenizer, temporary)
         if trainer.is_world_process_zero():
             shutil.rmtree(self.model, ignore_errors=True)
             os.rename(temporary, self.model)
-            rows, seconds = metrics(self), time.monotonic() - begun
+            rows, seconds = metrics(self), time.monotonic() - recorder.begun
             self.add(steps=len(rows), tokens=sum(row["tokens"] for row in rows), loss_first=rows[0]["loss"],
                      loss_last=rows[-1]["loss"], seconds=round(seconds, 3),
                      weights_sha256=checkpoints.weights_sha256(self.model))
-            now = f" ({begun_at} of them before)" if begun_at else ""
+            now = f" ({recorder.first_step} of them before)" if recorder.first_step else ""
             print(f"trained {len(rows)} steps{now} in {seconds:.0f} s, "
                   f"loss {rows[0]['loss']:.4f} -> {rows[-1]['loss']:.4f}")
         trainer.accelerator.wait_for_everyone()
@@ -242,6 +243,6 @@ class Run:
         if refused:
             raise SettingsError(f"this run was started with other settings ({'; '.join(refused)}); choose another "
                                 "name, delete the folder, or go on with the new values by allow=(...)",
-                                file=self.folder)
+                                file=checkpoints.shown(self.folder))
         if changed:
             self.facts = {**facts, **fresh, "changes": [*facts["changes"], *changed.values()]}

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -12,12 +13,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from datasets import Dataset, disable_progress_bars
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from kit import runs
@@ -39,6 +41,7 @@ class Params:
     packing: bool = False
     workers: int = 0
     seed: int = 3
+    hidden: int = 32
     rows: int = 18  # 9 batches of 2 an epoch: with accumulation 2, step 5 ends an epoch with one batch
 
 
@@ -53,9 +56,9 @@ def tokenizer():
                                    pad_token="<pad>")
 
 
-def model(dropout=0.0):
+def model(dropout=0.0, hidden=32):
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64,
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=2 * hidden,
                                         num_hidden_layers=2, num_attention_heads=2, attention_dropout=dropout,
                                         tie_word_embeddings=True, pad_token_id=0, eos_token_id=1))
 
@@ -82,13 +85,28 @@ def trainer(run, params, **extra):
     if params.lora:
         from peft import LoraConfig
         lora = LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    data = rows(params.kind, params.rows)
+    policy, data = model(params.dropout, params.hidden), rows(params.kind, params.rows)
     if params.kind == "dpo":
-        return Preferences(model=model(params.dropout), ref_model=None if lora else model(), peft_config=lora,
+        return Preferences(model=policy, ref_model=None if lora else model(0.0, params.hidden), peft_config=lora,
                            args=DPOConfig(disable_dropout=False, **settings), train_dataset=data,
                            processing_class=tokenizer())
-    return SFTTrainer(model=model(params.dropout), args=SFTConfig(packing=params.packing, **settings), peft_config=lora,
+    return SFTTrainer(model=policy, args=SFTConfig(packing=params.packing, **settings), peft_config=lora,
                       train_dataset=data, processing_class=tokenizer())
+
+
+class At(TrainerCallback):
+    """Calls `do(model)` at the begin of the step that follows `step` done ones."""
+
+    def __init__(self, step, do):
+        self.step, self.do = step, do
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            self.do(model)
+
+
+def interrupt(step, number=signal.SIGTERM):
+    return [At(step, lambda model: os.kill(os.getpid(), number))]
 
 
 def train(name="a", *, allow=(), callbacks=(), extra=None, **fields):
@@ -101,6 +119,40 @@ def train(name="a", *, allow=(), callbacks=(), extra=None, **fields):
     first = math.log(2) if params.kind == "dpo" and not params.dropout else None
     run.train(built, tokenizer(), first_loss=first)
     return run
+
+
+class Forks:
+    """Runs `tiny.train` in processes forked from one that has imported everything."""
+
+    def __init__(self):
+        self.server = subprocess.Popen([sys.executable, __file__, "serve"], stdin=subprocess.PIPE, text=True,
+                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | {
+                                           "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"})
+
+    def train(self, root, fault=None, kill_after=None, **fields):
+        """(exit status, what it printed); a process killed by signal N gives -N."""
+        log = Path(root).parent / "log"
+        log.unlink(missing_ok=True)
+        env = {"KIT_RUNS": str(root)} | ({"KIT_FAULT": fault} if fault else {})
+        job = {"env": env, "log": str(log), "kill_after": kill_after, "fields": fields}
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline()), log.read_text() if log.exists() else ""
+
+
+def outcome(run):
+    return run.report["weights_sha256"], (run.folder / "metrics.jsonl").read_text()
+
+
+def damage(path, how):
+    if how == "flipped":
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    elif how == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    else:
+        path.unlink()
 
 
 def serve():
@@ -131,4 +183,5 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["serve"]:
         serve()
     else:
-        sys.exit(exit_code(lambda: train(**json.loads(sys.argv[1]))))
+        stop = interrupt(int(sys.argv[2])) if sys.argv[2:] and os.environ.get("RANK") == "1" else ()
+        sys.exit(exit_code(lambda: train(callbacks=stop, **json.loads(sys.argv[1]))))
