@@ -452,10 +452,13 @@ def test_an_open_quote_cannot_swallow_the_file(tmp_path):
 
 
 def test_cells_may_be_long_and_the_limit_of_csv_is_put_back(tmp_path):
-    before = csv.field_size_limit()
-    (tmp_path / "a.csv").write_text("text\n" + "a" * 200_000 + "\n")
-    assert len(records.read(tmp_path / "a.csv")[0]["text"]) == 200_000
-    assert csv.field_size_limit() == before
+    before = csv.field_size_limit(5000)
+    try:
+        (tmp_path / "a.csv").write_text("text\n" + "a" * 200_000 + "\n")
+        assert len(records.read(tmp_path / "a.csv")[0]["text"]) == 200_000
+        assert csv.field_size_limit() == 5000
+    finally:
+        csv.field_size_limit(before)
 
 
 # After reading
@@ -486,13 +489,13 @@ def test_leakage_by_case_space_and_unicode_form(tmp_path):
     def row(prompt):
         return {"prompt": prompt, "completion": "x"}
 
-    train = records.read(write(tmp_path / "t.jsonl", ["", row("Every  day"), row("café ﬁve"),
-                                                      row("every day"), row("STRASSE")]))
+    train = records.read(write(tmp_path / "t.jsonl", [
+        "", row("Every  day"), row("café ﬁve"), row("every day"), row("STRASSE"), row("no 5")]))
     evaluation = [row("at 8"), row("every day"), row(" every\u00a0Day"), row("CAFE\u0301 five"),
-                  row("straße")]
+                  row("straße"), row("№ 5")]
     assert records.leakage(train, evaluation) == [
         (2, 4, "every day", True), (3, 2, " every\u00a0Day", False),
-        (4, 3, "CAFE\u0301 five", False), (5, 5, "straße", False)]
+        (4, 3, "CAFE\u0301 five", False), (5, 5, "straße", False), (6, 6, "№ 5", False)]
     assert records.leakage(train, evaluation[:1]) == []
 
 

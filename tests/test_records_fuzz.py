@@ -30,7 +30,8 @@ ANYTHING = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() 
                                              "chosen", "rejected", "user", "tools"]) | st.text(),
                             inner, max_size=4), max_leaves=8)
 PIECES = st.sampled_from([b"\n", b"\r", b'"', b",", b"{", b"}", b"[", b"\\", b"\xff", b"\0",
-                          b"\\ud800", b"\xef\xbb\xbf", b"NaN", b"null", b'"role"', b"messages", b"\xc3", b" "])
+                          b"\\ud800", b"\xef\xbb\xbf", b"NaN",
+                          b"null", b'"role"', b"messages", b"\xc3", b" "])
 
 
 def jsonl(rows):
