@@ -241,7 +241,7 @@ def read_config(path):
         else:
             values = json.loads(text, object_pairs_hook=lambda pairs: names.extend(
                 name for name, _ in pairs) or dict(pairs))
-    except Exception as error:  # yaml and json raise types of their own
+    except Exception as error:  # noqa: BLE001  yaml and json raise types of their own
         raise SettingsError(f"expected JSON or YAML, came {str(error).splitlines()[0]}",
                             file=path) from None
     for name in names:

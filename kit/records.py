@@ -17,7 +17,7 @@ from kit import shapes
 from kit.errors import MissingError, Problem, SettingsError, bad_rows, exit_code, refusal
 from kit.shapes import leakage
 from kit.sources import open_source
-from kit.tables import to_dataset as to_dataset
+from kit.tables import to_dataset  # noqa: F401
 
 CONTENT = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 

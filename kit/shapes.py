@@ -174,7 +174,9 @@ def leakage(train, evaluation) -> list:
     An evaluation row counts by its whole prompt, a training row by the prompt of each answer.
     Both are Records or lists of rows.
     """
-    place = lambda rows, i: rows.line(i) if hasattr(rows, "line") else i + 1  # noqa: E731
+    def place(rows, i):
+        return rows.line(i) if hasattr(rows, "line") else i + 1
+
     asked = {}
     for i, row in enumerate(evaluation):
         prompt = prompts_of(row)[-1]

@@ -18,7 +18,7 @@ def parquet(name):
         with open(name, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         table = reader.read_table(name, partitioning=None)
-        table.column_names  # raises if a flipped byte left a name that is not UTF-8
+        _ = table.column_names  # raises if a flipped byte left a name that is not UTF-8
         return Table(name, table, sha256)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise refusal(name, "a Parquet file", (str(error) or type(error).__name__).split("\n")[0],
