@@ -10,8 +10,13 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 NAMES = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mon|tue|wed|thu|fri|sat|sun"
 FIELD = rf"(?:[\d*/,?LW#-]|{NAMES})+"
-CRON = re.compile(rf"(?<![\d*/,-])[\d*/,-]+(?:[ \t]+{FIELD}){{4}}|crontab|\bcron\b|@(?:hourly|daily|weekly|monthly|yearly|annually|reboot)", re.I)
-UNWANTED = re.compile(r"```|\bdef \w+\(|#include|\\[a-z]+\{|\\\(|\$\$|SmolLM|Hugging ?Face|\bAI\b|language model|\ufffd|<\|")
+CRON = re.compile(
+    rf"(?<![\d*/,-])[\d*/,-]+(?:[ \t]+{FIELD}){{4}}|crontab|\bcron\b|@(?:hourly|daily|weekly|monthly|yearly|annually|reboot)",
+    re.IGNORECASE,
+)
+UNWANTED = re.compile(
+    r"```|\bdef \w+\(|#include|\\[a-z]+\{|\\\(|\$\$|SmolLM|Hugging ?Face|\bAI\b|language model|\ufffd|<\|"
+)
 
 
 def load_phrases():
@@ -27,9 +32,11 @@ def clean(text, cut, phrases):
         return ""
     lines = [line.rstrip() for line in text.split("\n")]
     low = [line.lower() for line in lines]
-    text = "\n".join(line for line, l in zip(lines, low) if not CRON.search(line) and not any(p in l for p in phrases)).strip()
+    text = "\n".join(
+        line for line, l in zip(lines, low) if not CRON.search(line) and not any(p in l for p in phrases)
+    ).strip()
     if cut:
-        text = text[:max(text.rfind(mark) for mark in ".!?\n") + 1].strip()
+        text = text[: max(text.rfind(mark) for mark in ".!?\n") + 1].strip()
     if len(text) < 40 or len(zlib.compress(text.encode())) < 0.36 * len(text.encode()):
         return ""
     return text
@@ -44,20 +51,22 @@ class Collector:
         self.open_rows, self.seen = None, set()
         self.sampled = self.kept = self.documents = self.letters = 0
 
-    def add(self, said, ended, cut, last=False):
-        """said, ended, cut: (steps, batch) as in Sampler; `last` also keeps the documents still open."""
+    def add(self, said, ended, cut):
+        """said, ended, cut: (steps, batch) as in Sampler."""
         said, ended, cut = (x.cpu().numpy().T for x in (said, ended, cut))
         self.open_rows = self.open_rows or [np.empty(0, np.int32)] * len(said)
         found = []
         for row in range(len(said)):
             begin = 0
             for stop in np.flatnonzero(ended[row] >= 0):
-                ids = np.concatenate([self.open_rows[row], said[row, begin:stop + 1]])
+                ids = np.concatenate([self.open_rows[row], said[row, begin : stop + 1]])
                 found.append((ids[ids >= 0], int(ended[row, stop]), bool(cut[row, stop])))
                 self.open_rows[row], begin = np.empty(0, np.int32), stop + 1
             self.open_rows[row] = np.concatenate([self.open_rows[row], said[row, begin:]])
         self.sampled += int((said >= 0).sum())
-        answers = self.tokenizer.backend_tokenizer.decode_batch([ids.tolist() for ids, _, _ in found], skip_special_tokens=False)
+        answers = self.tokenizer.backend_tokenizer.decode_batch(
+            [ids.tolist() for ids, _, _ in found], skip_special_tokens=False
+        )
         for (ids, prompt, short), answer in zip(found, answers):
             self.keep(self.heads[prompt] + answer, answer, len(ids), short)
 

@@ -17,8 +17,11 @@ except ImportError:  # a CPU check of the recipe runs without it
     triton = None
 
 if triton:
+
     @triton.jit
-    def _attend(q, k, v, pos, out, scale, LENGTH: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+    def _attend(
+        q, k, v, pos, out, scale, LENGTH: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr
+    ):
         """One row and one key head: GROUP queries against the keys 0..pos of the cache (64 numbers a head)."""
         row, head = tl.program_id(0), tl.program_id(1)
         base = (row * HEADS + head).to(tl.int64)
@@ -49,7 +52,7 @@ def attend(q, k, v, pos):
     if q.is_cuda:
         q = q.contiguous()
         out = torch.empty_like(q)
-        _attend[(q.shape[0], q.shape[1])](q, k, v, pos, out, 64 ** -0.5, k.shape[2], q.shape[1], q.shape[2], 64)
+        _attend[(q.shape[0], q.shape[1])](q, k, v, pos, out, 64**-0.5, k.shape[2], q.shape[1], q.shape[2], 64)
         return out
     seen = torch.arange(k.shape[2], device=q.device)[None] <= pos[:, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
@@ -89,9 +92,17 @@ class Teacher:
         c = model.config
         self.heads, self.kv_heads, self.eps = c.num_attention_heads, c.num_key_value_heads, c.rms_norm_eps
         self.embed, self.last_norm = model.model.embed_tokens.weight, model.model.norm.weight
-        self.layers = [(l.input_layernorm.weight, torch.cat([l.self_attn.q_proj.weight, l.self_attn.k_proj.weight, l.self_attn.v_proj.weight]),
-                        l.self_attn.o_proj.weight, l.post_attention_layernorm.weight,
-                        torch.cat([l.mlp.gate_proj.weight, l.mlp.up_proj.weight]), l.mlp.down_proj.weight) for l in model.model.layers]
+        self.layers = [
+            (
+                l.input_layernorm.weight,
+                torch.cat([l.self_attn.q_proj.weight, l.self_attn.k_proj.weight, l.self_attn.v_proj.weight]),
+                l.self_attn.o_proj.weight,
+                l.post_attention_layernorm.weight,
+                torch.cat([l.mlp.gate_proj.weight, l.mlp.up_proj.weight]),
+                l.mlp.down_proj.weight,
+            )
+            for l in model.model.layers
+        ]
         device, dtype = self.embed.device, self.embed.dtype
         angles = torch.arange(length)[:, None] * c.rope_parameters["rope_theta"] ** -(torch.arange(0, 64, 2) / 64)
         angles = torch.cat([angles, angles], -1)[:, None].to(device)
@@ -184,7 +195,14 @@ def check(model, teacher, ids, tolerance):
     """Our step against transformers: the relative error of all logits of `ids`, or AssertionError."""
     batch, device = len(teacher.rows), teacher.embed.device
     expected = model(ids[None].to(device)).logits[0].float()
-    ours = torch.stack([teacher.logits(*(torch.full((batch,), x, device=device) for x in (int(t), i)))[-1].clone() for i, t in enumerate(ids)]).float()
+    ours = torch.stack(
+        [
+            teacher.logits(*(torch.full((batch,), x, device=device) for x in (int(t), i)))[-1].clone()
+            for i, t in enumerate(ids)
+        ]
+    ).float()
     error = float((ours - expected).norm() / expected.norm())
-    assert error < tolerance, f"decode loop and transformers differ by {error:.4f} of the logits' norm, expected under {tolerance}"
+    assert error < tolerance, (
+        f"decode loop and transformers differ by {error:.4f} of the logits' norm, expected under {tolerance}"
+    )
     return error
