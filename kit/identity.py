@@ -1,5 +1,6 @@
 """What two starts of a run must have in common, as plain values and hashes, and nothing that is secret."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -37,6 +38,8 @@ def plain(value):
             return sorted(clean(part) for part in item)
         if item is None or isinstance(item, (bool, int, float)):
             return item
+        if hasattr(item, "item"):  # a number of numpy or torch
+            return item.item()
         return "(secret)" if any(text in str(item) for text in secrets) else str(item)
 
     return clean(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value)
@@ -157,3 +160,15 @@ def reporters(names, folder) -> list:
     if not account and not os.environ.get("WANDB_API_KEY"):
         os.environ["WANDB_MODE"] = "offline"  # else it would ask for a key on the terminal
     return names
+
+
+@contextlib.contextmanager
+def reporting(names, folder):
+    """One W&B run for one training: it reads WANDB_DIR once a process, and left open it would take the next run too."""
+    if not names or "wandb" not in names:
+        yield
+        return
+    import wandb
+
+    with wandb.init(project=os.environ.get("WANDB_PROJECT", "course-kit"), name=folder.name, dir=str(folder)):
+        yield

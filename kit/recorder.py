@@ -16,9 +16,10 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from kit import checkpoints, identity
-from kit.errors import CheckpointError, DivergedError, SettingsError
+from kit.errors import CheckpointError, DivergedError, KitError, SettingsError
 
 EXTRA = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO only
+SHOWS = ("PrinterCallback", "ProgressCallback", "NotebookProgressCallback")
 FIRST_LOSS_MARGIN = 1e-3  # nats
 
 
@@ -45,23 +46,22 @@ class Recorder(TrainerCallback):
     def train(self, checkpoint):
         """Train from a checkpoint folder, or from the start when it is None; returns the number of steps done."""
         trainer = self.trainer
-        for name in ("PrinterCallback", "ProgressCallback", "NotebookProgressCallback"):
-            for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == name]:
-                trainer.remove_callback(callback)
+        for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ in SHOWS]:
+            trainer.remove_callback(callback)
         if self.main:
             self._restore_metrics(checkpoint)
         vars(trainer).update(self.wrapped)
         trainer.add_callback(self)
         try:
-            with self._signals(), contextlib.suppress(_Done):
+            with identity.reporting(self.main and trainer.args.report_to, self.run.folder), self._signals(), \
+                    contextlib.suppress(_Done):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except pickle.UnpicklingError as error:  # torch loads plain tensors only; code in a checkpoint ends here
             raise CheckpointError(f"tensors were expected, other objects came ({str(error).splitlines()[0]}); "
                                   "delete it", file=checkpoints.shown(checkpoint)) from None
         except torch.OutOfMemoryError:
-            raise SettingsError(f"a step with micro batches of {trainer.args.per_device_train_batch_size} does not fit "
-                                "into the memory of the GPU; halve per_device_train_batch_size and double "
-                                "gradient_accumulation_steps") from None
+            raise SettingsError(f"{trainer.args.per_device_train_batch_size} rows at once do not fit into the GPU; "
+                                "halve per_device_train_batch_size and double gradient_accumulation_steps") from None
         finally:
             trainer.remove_callback(self)
             for name in self.wrapped:
@@ -115,8 +115,7 @@ class Recorder(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.compute_steps(args, state.max_steps)  # a resumed state carries the save_steps of before
-        self.begun = time.monotonic()
-        self.first_step = state.global_step
+        self.begun, self.first_step = time.monotonic(), state.global_step
         if self.main:
             checkpoints.space(self.run.folder, self.needed() + checkpoints.MARGIN)
 
@@ -152,9 +151,8 @@ class Recorder(TrainerCallback):
         if sys.stderr.isatty():
             seconds = time.monotonic() - self.begun
             left = seconds / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
-            end = "\n" if state.global_step == state.max_steps or self.stop else ""
             print(f"\rstep {state.global_step}/{state.max_steps}  {self.session_tokens / seconds:,.0f} tokens/s  "
-                  f"{left:.0f} s left  loss {loss:.4f} ", end=end, file=sys.stderr, flush=True)
+                  f"{left:.0f} s left  loss {loss:.4f} ", end="" if left and not self.stop else "\n", file=sys.stderr)
 
     def weights(self, copies=1) -> int:
         """Bytes of the weights; with copies=3 also the two moments the optimizer keeps of what is trained."""
@@ -180,7 +178,8 @@ class Recorder(TrainerCallback):
         try:
             yield
         except Exception as error:  # OSError, RuntimeError or SafetensorError, by what was being written
-            if shutil.disk_usage(folder).free >= checkpoints.MARGIN and "No space left" not in str(error):
+            full = shutil.disk_usage(folder).free < checkpoints.MARGIN or "No space left" in str(error)
+            if isinstance(error, KitError) or not full:
                 raise
             shutil.rmtree(temporary, ignore_errors=True)
             checkpoints.space(folder, needed)
@@ -229,8 +228,8 @@ class Recorder(TrainerCallback):
         if checkpoint is None or not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
             return
         scheduler.base_lrs = rates
-        scheduler._last_lr = [rate * f(scheduler.last_epoch) for rate, f in zip(rates, scheduler.lr_lambdas,
-                                                                                strict=True)]
+        factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+        scheduler._last_lr = [rate * factor for rate, factor in zip(rates, factors, strict=True)]
         for group, settings, rate in zip(optimizer.param_groups, fresh, scheduler._last_lr, strict=True):
             group.update(settings, lr=rate)
 

@@ -185,8 +185,8 @@ class Run:
     def _check(self, args):
         expected = self.settings(save_steps=args.save_steps, report_to="none")
         wrong = [key for key, value in expected.items() if key != "report_to" and getattr(args, key) != value]
-        wrong += [key for key in ("push_to_hub", "save_only_model", "ignore_data_skip", "load_best_model_at_end")
-                  if getattr(args, key)]
+        wrong += [key for key in ("push_to_hub", "save_only_model", "ignore_data_skip", "load_best_model_at_end",
+                              "auto_find_batch_size") if getattr(args, key)]
         if wrong:
             raise SettingsError(f"the trainer's {', '.join(wrong)} must come from the run; build its config with "
                                 "`**run.settings()`", file=checkpoints.shown(self.folder))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import tiny
@@ -162,10 +163,25 @@ def test_files_that_were_added_linked_or_come_from_another_run_are_noticed(half)
     assert checkpoints.verify(half / "checkpoint-9", run_id) == "it holds step 2"
 
 
+def test_sealing_leaves_a_complete_checkpoint_alone_and_replaces_a_broken_one(half):
+    run_id, newest = runs.Run(half, {}).facts["id"], half / "checkpoint-4"
+    before = checkpoints.stamp(newest)
+    for state, same in (("complete", True), ("broken", False)):
+        shutil.copytree(half / "checkpoint-2", half / ".saving")
+        checkpoints.seal(half / ".saving", newest, run_id, 4)
+        assert (checkpoints.stamp(newest) == before) == same, state
+        assert checkpoints.verify(newest, run_id) is None and not (half / ".saving").exists()
+        tiny.damage(newest / "optimizer.pt", "flipped")
+
+
 def test_resume_falls_back_in_one_line_and_ends_the_same(half, whole, capsys):
     tiny.damage(half / "checkpoint-4" / "optimizer.pt", "flipped")
+    facts = checkpoints.read_json(half / "run.json")
+    facts["versions"]["threads"] = 96
+    checkpoints.write_json(half / "run.json", facts)
     run = tiny.train()
-    assert "checkpoint-4: optimizer.pt has another sha256; resuming from checkpoint-2\n" in capsys.readouterr().out
+    assert ("checkpoint-4: optimizer.pt has another sha256; resuming from checkpoint-2; equal steps, but not to the "
+            "last bit (threads: 96 -> 1)\n") in capsys.readouterr().out
     assert tiny.outcome(run) == whole
 
 
@@ -303,6 +319,19 @@ def test_a_second_interrupt_ends_at_once():
     assert tiny.train().finished
 
 
+def test_lora_is_merged_into_a_model_that_needs_no_peft():
+    params = tiny.Params(lora=True, learning_rate=0.1)
+    run = runs.start("a", params)
+    trainer = tiny.trainer(run, params)
+    run.train(trainer, tiny.tokenizer())
+    ids, merged = torch.tensor([[5, 6, 7]]), AutoModelForCausalLM.from_pretrained(run.model)
+    assert type(merged).__name__ == "LlamaForCausalLM" and not any("lora" in name for name in merged.state_dict())
+    with torch.no_grad():
+        want = trainer.model.eval()(input_ids=ids).logits
+        assert torch.allclose(merged(input_ids=ids).logits, want, atol=1e-5)
+        assert not torch.allclose(tiny.model()(input_ids=ids).logits, want, atol=1e-3)
+
+
 def test_training_outside_the_main_thread():
     done = []
     thread = threading.Thread(target=lambda: done.append(tiny.train(max_steps=1)))
@@ -380,8 +409,9 @@ def test_a_living_owner_keeps_the_folder_and_a_dead_one_loses_it(folder):
     runs.start("a", {})
     (run.folder / "lock").write_text(json.dumps(owner))
     sleeper.kill()  # not waited for: a zombie has a number, but does not run
-    while checkpoints._started(sleeper.pid):
-        pass
+    until = time.monotonic() + 5
+    while checkpoints._started(sleeper.pid) and time.monotonic() < until:
+        time.sleep(0.01)
     runs.start("a", {})
     sleeper.wait()
     (run.folder / "lock").write_text(json.dumps(owner | {"host": "elsewhere"}))
@@ -486,6 +516,20 @@ def test_wandb_never_asks_and_may_be_missing(monkeypatch, tmp_path, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
     assert run.settings()["report_to"] == ["none"] and "pip install wandb" in capsys.readouterr().out
+
+
+def test_wandb_writes_each_run_into_its_own_folder_without_an_account(tmp_path):
+    pytest.importorskip("wandb")
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import tiny; from kit import runs\n"
+            "for name in 'ab':\n    run = runs.start(name, {'report_to': 'wandb', 'seed': 0})\n"
+            "    run.train(tiny.trainer(run, tiny.Params(max_steps=2)), tiny.tokenizer())\n")
+    env = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")} | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code, os.path.dirname(tiny.__file__)], env=env, text=True,
+                          capture_output=True, stdin=subprocess.DEVNULL, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in "ab":
+        assert len(list((runs.root() / name / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert not (tmp_path / "wandb").exists() and "wandb" not in done.stdout + done.stderr.replace(str(tmp_path), "")
 
 
 def test_progress_is_one_line_on_a_terminal(monkeypatch, capsys):

@@ -92,7 +92,7 @@ def test_small_disks(forks, root, tmp_path, times, code):
 
 def launch(root, name, *more, **env):
     fields = f'{{"name": "{name}", "accumulation": 1}}'
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                tiny.__file__, fields, *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ | env | {
         "KIT_RUNS": str(root), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"})
