@@ -198,8 +198,8 @@ def test_exit_code_of_an_error(error, code, capsys):
     ([("export", "x = 1; y = 2")], "two statements share line 1"),
     ([("", "rows = 1"), ("export", "x = 1\nprint(rows)")], "code cell 2: rows comes from no exported cell"),
     ([("export", "def f():\n    return lost")], "lost comes from no exported cell"),
-    ([("export", "def f():\n    pass"), ("check", "def f():\n    pass")], "code cell 2: f is bound more than once"),
-    ([("export", "ROWS = 3"), ("check", "ROWS = len('a')")], "code cell 1: ROWS is bound more than once"),
+    ([("export", "def f():\n    pass"), ("export", "def f():\n    pass")], "code cell 2: f is bound more than once"),
+    ([("export", "ROWS = 3"), ("export", "ROWS = len('a')")], "code cell 1: ROWS is bound more than once"),
     ([("export", "x = len('a')\ndef f(y=x):\n    return y")], "f needs x while it is defined"),
     ([("export", "x = len('a')\nclass A:\n    y: x = 1")], "A needs x while it is defined"),
     ([("", "x = 1")], "no code cell is tagged"),
@@ -229,8 +229,22 @@ def test_arguments_of_params_stay_the_defaults(tmp_path):
     assert run(tmp_path / "chat.py", "--name", "x").stdout == "x\n"
 
 
+def test_a_check_goes_in_when_it_is_about_the_script(tmp_path):
+    cells = [("", "toy = 1"), ("export", "def f(x):\n    return x + 1\n\nmade = f(len('a'))"),
+             ("check", "assert f(1) == 2"), ("check", "assert made + toy == 3"), ("check", "assert made == 2"),
+             ("export", "import sys\nlater = len(sys.argv)"), ("check", "twice = made * 2\nassert twice + later == 5")]
+    _, text = export.script(notebook(tmp_path, cells))
+    assert [line.strip() for line in text.splitlines() if "assert" in line] == [
+        "assert made == 2", "assert twice + later == 5"]
+
+
+def test_a_field_may_have_the_name_of_an_action(tmp_path):
+    cells = [("parameters", CELLS[1][1].replace("name:", "run:")), ("export", "run = len(PARAMS.run)\nprint(run)")]
+    assert "    run: str" in export.script(notebook(tmp_path, cells))[1]
+
+
 def test_functions_see_the_names_of_actions(tmp_path):
-    cells = [("export", "def f():\n    return x + 1"), ("export", "x = len('a')"), ("check", "print(f())")]
+    cells = [("export", "def f():\n    return x + 1"), ("export", "x = len('a')\nprint(f())")]
     export.main([str(notebook(tmp_path, cells)), "--out", str(tmp_path)])
     assert run(tmp_path / "chat.py").stdout == "2\n"
 
