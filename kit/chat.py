@@ -174,10 +174,14 @@ def encode(tokenizer, messages, *, reply_next=False):
     return encode_chats(tokenizer, [messages], reply_next=reply_next)[0]
 
 
-def encode_completions(tokenizer, rows):
-    """ids == encode(prompt) + encode(completion) + [<end>], loss on completion and <end>. No merge at the border."""
+def encode_completions(tokenizer, rows, separator=""):
+    """ids == encode(prompt + separator) + encode(completion) + [<end>]; loss on completion and <end>.
+
+    Prompt and completion are encoded apart, so no token merges over the border. A row {text} is completion only.
+    """
     end = tokenizer.convert_tokens_to_ids(END)
-    ids = encode_text(tokenizer, [text for row in rows for text in (row["prompt"], row["completion"])])
+    texts = [(r["prompt"] + separator, r["completion"]) if "prompt" in r else ("", r["text"]) for r in rows]
+    ids = encode_text(tokenizer, [text for pair in texts for text in pair])
     pairs = zip(ids[::2], ids[1::2], strict=True)
     return [Encoded([*p, *c, end], [0] * len(p) + [1] * (len(c) + 1)) for p, c in pairs]
 

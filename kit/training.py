@@ -4,15 +4,33 @@ The training itself is TRL's SFTTrainer and DPOTrainer, built in the lesson's ow
 """
 
 import hashlib
+import json
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
-from kit import chat, models
-from kit.errors import SettingsError
+from kit import chat, models, runs
+from kit.errors import MissingError, SettingsError
 
 LN2 = math.log(2)
+
+
+def run_name(lesson, model):
+    """Name of a lesson's run with a base model: "03_sft_chat-pocket"."""
+    return f"{lesson}-{re.sub(r'[^A-Za-z0-9._-]+', '-', str(model)).strip('-')}"
+
+
+def start_from(lesson, model):
+    """Folder of the model that `lesson` made from `model`, or `model` itself when `lesson` is ""."""
+    if not lesson:
+        return model
+    folder = runs.root() / run_name(lesson, model) / "model"
+    if not folder.is_dir():
+        raise MissingError(f"{folder.parent.name} has no trained model; run notebooks/{lesson}.ipynb with this model first, "
+                           'or set start="" to begin at the base model')
+    return folder
 
 
 def dataset(columns, fingerprint):
@@ -58,12 +76,26 @@ def hardware(batch_size, micro_batch_size, processes=None):
         "bf16": models.compute_dtype(where) == torch.bfloat16,
         "gradient_checkpointing": False,
         "use_cpu": where == "cpu",
+        # Rows of like length share a batch: less padding, and so less work.
+        "train_sampling_strategy": "group_by_length",
         "dataloader_pin_memory": where == "cuda",
         "optim": "adamw_torch_fused" if where == "cuda" else "adamw_torch",
     }
 
 
-def lora(rank, tokenizer, model):
+def score_trained_ids_only():
+    """Make TRL's language-model head skip the ids that are not in the loss, as it does on a GPU.
+
+    On a CPU, TRL scores every position and then masks; ids, loss and gradients are the same either way. The switch is
+    a private name of trl.trainer.utils, so a test compares the losses and this does nothing where the name is gone.
+    """
+    import trl.trainer.utils as trl_utils
+
+    if hasattr(trl_utils, "_use_triton"):
+        trl_utils._use_triton = lambda device: True
+
+
+def lora(rank, model):
     """LoRA on every linear layer of the blocks, plus full training of the embedding rows.
 
     The role tokens are new, so their rows must train; `ensure_weight_tying` keeps tied tables one table.
@@ -84,12 +116,26 @@ class Check:
     detail: str
 
 
-def preflight(trainer, tokenizer, *, rows_in, rows_rejected=0, messages=None):
+def row_counts(rows):
+    """What report.json says of the rows: in, used, and each rejected one with its reason."""
+    return {"rows_in": rows.rows_in, "rows_used": len(rows), "rows_rejected": [str(p) for p in rows.rejected]}
+
+
+def recorded(name):
+    """A recorded run from benchmarks/results/: what was measured once, with command, hardware, seed and date."""
+    path = models.PROJECT / "benchmarks" / "results" / f"{name}.json"
+    if not path.is_file():
+        raise MissingError(f"benchmarks/results/{name}.json is missing; benchmarks/README.md says which command makes it")
+    return json.loads(path.read_text())
+
+
+def preflight(trainer, tokenizer, rows):
     """Check, before step 1, what no loss curve would show; raise SettingsError on the first that fails.
 
-    `messages`: role counts of the source rows (a Counter over roles), compared with the role ids in the dataset.
-    Returns the list of Check. The first DPO loss, fingerprints and finite gradients are checked by the run itself.
+    `rows`: the Records behind the trainer's dataset. Returns the list of Check. The first DPO loss, fingerprints and
+    finite gradients are checked by the run itself.
     """
+    rows_in, rows_rejected, messages = rows.rows_in, len(rows.rejected), _role_counts(rows)
     data, control = trainer.train_dataset, {t: tokenizer.convert_tokens_to_ids(t) for t in chat.CONTROL_TOKENS}
     used = len(data)
     checks = [Check("rows in = used + rejected", rows_in == used + rows_rejected,
@@ -97,7 +143,7 @@ def preflight(trainer, tokenizer, *, rows_in, rows_rejected=0, messages=None):
     untrained, unstopped = _spans(data, control[chat.END])
     checks += [Check("every row trains a token", untrained == 0, f"{untrained} rows without"),
                Check("every trained span ends with <end>", unstopped == 0, f"{unstopped} spans without")]
-    if messages is not None:
+    if messages:
         found = _count_roles(data, control)
         checks.append(Check("role ids = messages", found == messages, ", ".join(f"{r} {n}" for r, n in found.items())))
     checks += [_embeddings(trainer.model, list(control.values())), _stop(trainer.model, control[chat.END])]
@@ -131,9 +177,14 @@ def _count_roles(data, control):
     return Counter({role: ids[control[token]] for role, token in chat.ROLE_TOKENS.items() if ids[control[token]]})
 
 
-def count_roles(conversations):
-    """How many messages of each role: what `preflight` compares the role ids with."""
-    return Counter(m["role"] for messages in conversations for m in messages)
+def _role_counts(rows):
+    """How many messages of each role the source rows hold; the prompt of a pair ends with an open assistant turn."""
+    if rows.kind == "chat":
+        return Counter(m["role"] for row in rows for m in row["messages"])
+    if rows.kind == "preferences":
+        prompts = [chat.as_messages(row["prompt"], "user") for row in rows]
+        return Counter(m["role"] for prompt in prompts for m in [*prompt, {"role": "assistant"}])
+    return Counter()
 
 
 def _embeddings(model, ids):
