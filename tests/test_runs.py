@@ -250,15 +250,29 @@ def test_a_base_that_is_not_what_its_run_reported_is_refused():
         runs.start("c", {}, reference=run.model)
 
 
+class Used(TrainerCallback):
+    """What the optimizer really holds when it steps."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        self.seen += [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+
+
 def test_an_allowed_new_value_is_used(half):
-    tiny.train(learning_rate=2e-2, save_steps=5, allow=["learning_rate", "save_steps"])
+    used = Used()
+    tiny.train(learning_rate=2e-2, save_steps=5, allow=["learning_rate", "save_steps", "weight_decay"],
+               callbacks=[used], extra={"weight_decay": 0.25})
+    assert {decay for _, decay in used.seen} == {0.25, 0.0}  # 0.0: the group of norms
+    assert sorted({rate for rate, _ in used.seen}) == sorted(row["lr"] for row in runs.metrics("a")[4:])
     rows, whole = runs.metrics("a"), tiny.train("whole", learning_rate=2e-2)
     assert [row["lr"] for row in rows[:4]] != [row["lr"] for row in runs.metrics(whole)[:4]]
     assert [row["lr"] for row in rows[4:]] == [row["lr"] for row in runs.metrics(whole)[4:]]
     assert (half / "checkpoint-5").is_dir()
     assert checkpoints.read_json(half / "run.json")["changes"] == [
-        "learning_rate: 0.01 -> 0.02", "save_steps: 2 -> 5", "learning_rate: 0.01 -> 0.02"]
-    tiny.train(learning_rate=2e-2, save_steps=5)
+        "learning_rate: 0.01 -> 0.02", "save_steps: 2 -> 5", "learning_rate: 0.01 -> 0.02", "weight_decay: 0.0 -> 0.25"]
+    tiny.train(learning_rate=2e-2, save_steps=5, extra={"weight_decay": 0.25})
 
 
 def broken(value):
@@ -299,6 +313,27 @@ def test_a_gradient_that_is_not_finite_stops_at_its_step(monkeypatch):
     monkeypatch.setattr(tiny.SFTTrainer, "_get_grad_norm", norm)
     with pytest.raises(DivergedError, match="step 3: .*norm inf"):
         tiny.train()
+
+
+def test_a_loss_that_is_not_finite_with_a_finite_gradient_stops_too(monkeypatch):
+    plain = tiny.SFTTrainer.training_step
+
+    def step(self, *args, **kwargs):
+        return plain(self, *args, **kwargs) * (float("nan") if self.state.global_step == 2 else 1)
+
+    monkeypatch.setattr(tiny.SFTTrainer, "training_step", step)
+    with pytest.raises(DivergedError, match="step 3: .*loss nan and gradient norm [0-9]"):
+        tiny.train()
+
+
+def test_the_order_of_rows_does_not_depend_on_other_random_numbers(whole):
+    params = tiny.Params(max_steps=2)
+    run = runs.start("a", params)
+    trainer = tiny.trainer(run, params)
+    torch.manual_seed(99)
+    run.train(trainer, tiny.tokenizer())
+    assert [row["batch_hash"] for row in runs.metrics(run)] == [
+        json.loads(line)["batch_hash"] for line in whole[1].splitlines()[:2]]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -518,6 +553,7 @@ def test_wandb_never_asks_and_may_be_missing(monkeypatch, tmp_path, capsys):
     assert run.settings()["report_to"] == ["none"] and "pip install wandb" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_wandb_writes_each_run_into_its_own_folder_without_an_account(tmp_path):
     pytest.importorskip("wandb")
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import tiny; from kit import runs\n"
