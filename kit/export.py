@@ -148,9 +148,9 @@ def _problems(imports, definitions, actions):
     for piece in definitions:
         names = _bound(piece.node)
         if names & (made | acted):
-            yield piece.cell, f"{min(names)} is bound more than once in the exported cells; give the second its own name"
+            yield piece.cell, f"{min(names)} is bound more than once in exported cells; give the second its own name"
         made |= names
-        loaded = (n.id for n in _run_at_once(piece.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
+        loaded = (n.id for n in _run_at_once(piece.node) if ast.Name is type(n) and type(n.ctx) is ast.Load)
         for name in sorted(acted.intersection(loaded)):
             yield piece.cell, f"{min(names)} needs {name} while it is defined; use it inside a function"
     pieces = [*imports, *definitions, *actions]
