@@ -3,9 +3,11 @@
 The training itself is TRL's SFTTrainer and DPOTrainer, built in the lesson's own cell.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
+import random
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -45,14 +47,32 @@ def dataset(columns, fingerprint):
     return Dataset(pa.table(columns), fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest()[:16])
 
 
-def sft_dataset(encoded, fingerprint="sft"):
+def by_length(lengths, batch_size, seed):
+    """Order of the rows in which a batch holds rows of like length, so that little of it is padding.
+
+    Rows are shuffled, sorted within pieces of 50 batches, and the batches shuffled. transformers' own grouping draws
+    other batches for another number of processes; this order does not know how many there are.
+    """
+    draw = random.Random(seed)
+    rows, piece = draw.sample(range(len(lengths)), len(lengths)), 50 * batch_size
+    pieces = [sorted(rows[at : at + piece], key=lambda i: -lengths[i]) for at in range(0, len(rows), piece)]
+    batches = [p[at : at + batch_size] for p in pieces for at in range(0, len(p), batch_size)]
+    whole = [batch for batch in batches if len(batch) == batch_size]
+    draw.shuffle(whole)
+    return [i for batch in whole + [b for b in batches if len(b) < batch_size] for i in batch]
+
+
+def sft_dataset(encoded, batch_size=32, seed=0):
     """Columns `input_ids` and `labels` (-100 where the loss mask is 0), which SFTTrainer uses as they are."""
-    return dataset({"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]}, fingerprint)
+    order = by_length([len(e.input_ids) for e in encoded], batch_size, seed)
+    columns = {"input_ids": [encoded[i].input_ids for i in order], "labels": [encoded[i].labels for i in order]}
+    return dataset(columns, f"sft {batch_size} {seed}")
 
 
-def dpo_dataset(pairs, fingerprint="dpo"):
+def dpo_dataset(pairs, batch_size=32, seed=0):
     """Columns `prompt_ids`, `chosen_ids`, `rejected_ids`: what TRL's preference collator reads."""
-    return dataset({key: [pair[key] for pair in pairs] for key in pairs[0]}, fingerprint)
+    order = by_length([sum(map(len, pair.values())) for pair in pairs], batch_size, seed)
+    return dataset({key: [pairs[i][key] for i in order] for key in pairs[0]}, f"dpo {batch_size} {seed}")
 
 
 def hardware(batch_size, micro_batch_size, processes=None):
@@ -60,24 +80,27 @@ def hardware(batch_size, micro_batch_size, processes=None):
 
     `batch_size` is examples a step over all processes; it must be a multiple of micro_batch_size x processes.
     Weights stay float32; on a GPU with bf16 units the matrix products run in bfloat16 (autocast). Checkpointing is
-    off: it costs a second forward pass and saves memory that models of this size do not need.
+    off: it costs a second forward pass and saves memory that models of this size do not need. Rows are
+    taken in the dataset's order, which `sft_dataset` and `dpo_dataset` have drawn.
     """
     import torch
     from accelerate import PartialState
+    from transformers import TrainingArguments
 
     processes = processes or PartialState().num_processes
     step = micro_batch_size * processes
     if batch_size % step:
         raise SettingsError(f"batch_size must be a multiple of micro_batch_size x processes = {step}, got {batch_size}")
     where = models.device()
+    checkpointing = {f.name for f in dataclasses.fields(TrainingArguments)} & {"activation_checkpointing"}
     return {
         "per_device_train_batch_size": micro_batch_size,
         "gradient_accumulation_steps": batch_size // step,
         "bf16": models.compute_dtype(where) == torch.bfloat16,
-        "gradient_checkpointing": False,
+        # transformers renamed it; TRL 1.16 still turns the old name on by default.
+        **({name: False for name in checkpointing} or {"gradient_checkpointing": False}),
         "use_cpu": where == "cpu",
-        # Rows of like length share a batch: less padding, and so less work.
-        "train_sampling_strategy": "group_by_length",
+        "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": where == "cuda",
         "optim": "adamw_torch_fused" if where == "cuda" else "adamw_torch",
     }
@@ -147,6 +170,8 @@ def preflight(trainer, tokenizer, rows):
         found = _count_roles(data, control)
         checks.append(Check("role ids = messages", found == messages, ", ".join(f"{r} {n}" for r, n in found.items())))
     checks += [_embeddings(trainer.model, list(control.values())), _stop(trainer.model, control[chat.END])]
+    if hasattr(trainer, "ref_model"):
+        checks.append(_reference(trainer))
     failed = [c for c in checks if not c.passed]
     if failed:
         raise SettingsError(f"preflight: {failed[0].name} does not hold: {failed[0].detail}")
@@ -203,3 +228,22 @@ def _stop(model, end):
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
     return Check("<end> stops generation", end in stops, f"eos_token_id {stops}")
+
+
+def _reference(trainer):
+    """The DPO loss of the untrained policy is ln 2 exactly when the reference is where the policy starts."""
+    import torch
+
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(min(8, len(trainer.train_dataset)))])
+    batch = trainer._prepare_inputs({k: v for k, v in batch.items() if not k.startswith("ref_")})
+    training = trainer.model.training
+    trainer.model.eval()
+    ref = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, chat.IGNORED)
+    with torch.no_grad(), trainer.accelerator.autocast():
+        policy = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
+                               use_cache=False, fused_lm_head=True).log_probs.sum(1).chunk(2)
+    trainer.model.train(training)
+    margin = (policy[0] - ref[0]) - (policy[1] - ref[1])
+    loss = float(-torch.nn.functional.logsigmoid(trainer.beta * margin).mean())
+    return Check("first DPO loss = ln 2", abs(loss - LN2) < 1e-3, f"ln 2 = {LN2:.4f}, loss {loss:.4f}")
