@@ -28,10 +28,10 @@ notebooks: .venv/ready     ## run every lesson in place, clean its outputs
 scripts: .venv/ready       ## write scripts/ from the notebooks
 	$(BIN)/python -m kit.export
 
-test: .venv/ready          ## unit tests, then every notebook with nbval
-	$(BIN)/python -m pytest -m "not long" tests
+test: .venv/ready          ## every notebook with nbval, then the unit tests on the runs they made
 	rm -rf runs/nbval
-	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
+	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest -m "not long" tests
 
 test-long: .venv/ready
 	$(BIN)/python -m pytest -m long tests

@@ -9,6 +9,7 @@ import base64
 import copy
 import hashlib
 import json
+import os
 import sys
 from array import array
 from pathlib import Path
@@ -26,7 +27,7 @@ def find(path) -> Path:
     """`path` from here, or else from the project's folder: one value for notebook and script."""
     for folder in (Path(), Path(__file__).parents[1]):
         if (folder / path).exists():
-            return folder / path
+            return Path(os.path.relpath(folder / path))
     raise MissingError("expected a data file, came none; correct the path, or run "
                        "`python data_samples/make.py` if it is one of the course's", file=str(path))
 

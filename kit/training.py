@@ -87,11 +87,12 @@ def hardware(batch_size, micro_batch_size, processes=None):
     from accelerate import PartialState
     from transformers import TrainingArguments
 
-    processes = processes or PartialState().num_processes
+    where = models.device()
+    # Without `cpu`, processes that accelerate launched on a machine without a GPU would each train alone.
+    processes = processes or PartialState(cpu=where == "cpu").num_processes
     step = micro_batch_size * processes
     if batch_size % step:
         raise SettingsError(f"batch_size must be a multiple of micro_batch_size x processes = {step}, got {batch_size}")
-    where = models.device()
     checkpointing = {f.name for f in dataclasses.fields(TrainingArguments)} & {"activation_checkpointing"}
     return {
         "per_device_train_batch_size": micro_batch_size,

@@ -47,6 +47,8 @@ class Lesson:
             self.data.write_text("".join(itertools.islice(source, ROWS)))
 
     def settings(self, run, **changes):
+        # TRL averages DPO's SFT term over a micro batch, so with it a step does depend on the micro batch.
+        changes = {"sft_weight": 0.0, **changes} if self.name == "dpo" else changes
         return {"model": "pocket", "start": "", "data": str(self.data), "run": f"{run}_{self.name}", "warmup_steps": 0,
                 "epochs": BATCH * STEPS / ROWS, "batch_size": BATCH, "micro_batch_size": BATCH, **changes}
 
