@@ -17,6 +17,7 @@ from kit import checkpoints, models
 from kit.errors import CheckpointError, MissingError
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
+NEVER = ("push_to_hub", "save_only_model", "ignore_data_skip", "load_best_model_at_end", "auto_find_batch_size")
 SECRET = re.compile(r"(^|_)((hub|hf|auth|access|wandb)_token|api_?key|secret|password)$|^token$", re.IGNORECASE)
 # Trainer settings that change no weight; all others are part of what a resumed run must repeat.
 FREE = re.compile(r"(output_dir|run_name|report_to|disable_tqdm|project|local_rank|resume_from_checkpoint|ddp_timeout|"
@@ -76,6 +77,15 @@ def environment() -> dict:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES},
             "threads": torch.get_num_threads(), "device": device}
+
+
+def unfit(args, expected) -> list:
+    """Names of trainer arguments that a run with the `expected` ones cannot record or resume exactly."""
+    wrong = [key for key, value in expected.items() if key != "report_to" and getattr(args, key) != value]
+    wrong += [key for key in NEVER if getattr(args, key)]
+    if args.train_sampling_strategy == "group_by_length":  # draws another order when an epoch is resumed
+        wrong.append("train_sampling_strategy=group_by_length")
+    return wrong
 
 
 def settings(trainer, tokenizer):

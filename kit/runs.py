@@ -15,7 +15,6 @@ from pathlib import Path
 
 from kit import checkpoints, identity
 from kit.errors import CheckpointError, KitError, MissingError, SettingsError
-from kit.recorder import Recorder, finite, save_model
 
 
 class Stopped(KitError):
@@ -86,6 +85,8 @@ def metrics(run) -> list:
 
 def _write_model(trainer, tokenizer, folder):
     """Write the trained model with tokenizer and stop ids; an adapter is merged into a copy of its base."""
+    from kit.recorder import finite, save_model
+
     model = trainer.accelerator.unwrap_model(trainer.model)
     finite(model, trainer.state.global_step)
     stops = model.generation_config.eos_token_id
@@ -160,6 +161,8 @@ class Run:
         within 1e-3 nats, `math.log(2)` for DPO. A finished run only says so. Raises DivergedError, CheckpointError,
         SettingsError, and Stopped after a signal.
         """
+        from kit.recorder import Recorder  # seconds of import, which reading a run's metrics does not need
+
         self._check(trainer.args)
         trainer.args.hub_token = None  # the run never uploads, and nothing it writes may hold a token
         main = trainer.is_world_process_zero()
@@ -183,13 +186,10 @@ class Run:
                 checkpoints.unlock(self.folder)
 
     def _check(self, args):
-        expected = self.settings(save_steps=args.save_steps, report_to="none")
-        wrong = [key for key, value in expected.items() if key != "report_to" and getattr(args, key) != value]
-        wrong += [key for key in ("push_to_hub", "save_only_model", "ignore_data_skip", "load_best_model_at_end",
-                              "auto_find_batch_size") if getattr(args, key)]
+        wrong = identity.unfit(args, self.settings(save_steps=args.save_steps, report_to="none"))
         if wrong:
-            raise SettingsError(f"the trainer's {', '.join(wrong)} must come from the run; build its config with "
-                                "`**run.settings()`", file=checkpoints.shown(self.folder))
+            raise SettingsError(f"the run sets or rules out {', '.join(wrong)}; build the trainer's config with "
+                                "`**run.settings()` and without them", file=checkpoints.shown(self.folder))
 
     def _newest(self, trainer):
         """The checkpoint to resume from, chosen by the first process for all, or None."""
@@ -227,9 +227,9 @@ class Run:
             self.add(steps=len(rows), tokens=sum(row["tokens"] for row in rows), loss_first=rows[0]["loss"],
                      loss_last=rows[-1]["loss"], seconds=round(seconds, 3),
                      weights_sha256=checkpoints.weights_sha256(self.model))
-            now = f" ({recorder.first_step} of them before)" if recorder.first_step else ""
-            print(f"trained {len(rows)} steps{now} in {seconds:.0f} s, "
-                  f"loss {rows[0]['loss']:.4f} -> {rows[-1]['loss']:.4f}")
+            before = f" ({recorder.first_step} of them before)" if recorder.first_step else ""
+            print(f"trained {len(rows)} steps{before} in {seconds:.0f} s, loss {rows[0]['loss']:.4f} -> "
+                  f"{rows[-1]['loss']:.4f}")
         trainer.accelerator.wait_for_everyone()
 
     def _same(self, fresh):

@@ -21,6 +21,10 @@ from kit.errors import CheckpointError, DivergedError, KitError, MissingError, S
 CANARY = "hf_canaryCanaryCanary0123456789"
 
 
+def long(*values):
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RUNS", str(tmp_path / "runs"))
@@ -79,8 +83,9 @@ def test_a_finished_run_is_not_trained_again(capsys):
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != "lock"} == before
 
 
-@pytest.mark.parametrize("fault, resumed", [("model@4", 2), ("optimizer@4", 2), ("before manifest@4", 2),
-                                            ("rename@4", 2), ("prune@6", 6), ("model@2", None)])
+@pytest.mark.parametrize("fault, resumed", [
+    ("optimizer@4", 2), ("rename@4", 2), ("prune@6", 6), long("model@4", 2), long("before manifest@4", 2),
+    long("model@2", None)])
 def test_killed_inside_a_save(forks, folder, whole, fault, resumed):
     assert forks.train(folder, fault, name="a") == (-signal.SIGKILL, "")
     code, printed = forks.train(folder, name="a")
@@ -90,12 +95,15 @@ def test_killed_inside_a_save(forks, folder, whole, fault, resumed):
 
 
 CASES = {"dropout and accumulation": {}, "second epoch": {"max_steps": 8, "save_steps": 3, "stop": 6},
+         "rows in the order of the file": {"sampling": "sequential", "max_steps": 8, "stop": 6},
          "end of an epoch": {"stop": 4}, "data workers": {"workers": 2},
          "packing": {"packing": True, "accumulation": 1}, "lora": {"lora": True}, "dpo": {"kind": "dpo"},
          "dpo lora": {"kind": "dpo", "lora": True}}
 
+SLOWER = ("rows in the order of the file", "end of an epoch", "dpo lora")
 
-@pytest.mark.parametrize("case", CASES)
+
+@pytest.mark.parametrize("case", [long(case) if case in SLOWER else case for case in CASES])
 def test_interrupted_and_resumed_is_the_same_run(case):
     fields = dict(CASES[case])
     stop = fields.pop("stop", 2)
@@ -495,9 +503,9 @@ def test_dpo_rows_carry_what_lesson_04_draws():
 
 def test_a_trainer_without_the_settings_of_the_run_is_refused():
     run = runs.start("a", tiny.Params())
-    trainer = tiny.trainer(run, tiny.Params())
-    trainer.args.logging_steps = 10
-    with pytest.raises(SettingsError, match=r"logging_steps must come from the run.*run.settings\(\)"):
+    trainer = tiny.trainer(run, tiny.Params(sampling="group_by_length"))
+    trainer.args.logging_steps, trainer.args.push_to_hub = 10, True
+    with pytest.raises(SettingsError, match=r"logging_steps, push_to_hub, .*group_by_length; .*run.settings\(\)"):
         run.train(trainer, tiny.tokenizer())
 
 

@@ -40,6 +40,7 @@ class Params:
     lora: bool = False
     packing: bool = False
     workers: int = 0
+    sampling: str = "random"
     seed: int = 3
     hidden: int = 32
     rows: int = 18  # 9 batches of 2 an epoch: with accumulation 2, step 5 ends an epoch with one batch
@@ -79,7 +80,8 @@ def rows(kind, count):
 def trainer(run, params, **extra):
     settings = dict(use_cpu=True, bf16=False, gradient_checkpointing=False, learning_rate=params.learning_rate,
                     per_device_train_batch_size=2, gradient_accumulation_steps=params.accumulation,
-                    max_steps=params.max_steps, dataloader_num_workers=params.workers, lr_scheduler_type="cosine",
+                    max_steps=params.max_steps, dataloader_num_workers=params.workers,
+                    train_sampling_strategy=params.sampling, lr_scheduler_type="cosine",
                     max_length=32, **run.settings(), **extra)
     lora = None
     if params.lora:
