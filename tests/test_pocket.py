@@ -6,6 +6,8 @@ import json
 import math
 import random
 import re
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -178,3 +180,40 @@ def test_times_written_in_two_ways_are_equal(clocks):
         "quarter past eight", "quarter to nine", "twenty-five to twelve", "seven thirty-seven", "five past twelve",
         "six oh one",
     ]  # fmt: skip
+
+
+def test_notes_hold_no_cron_and_no_phrase_of_the_examination():
+    """20,000 notes of the recipe's first seed, written by the recipe itself in a fresh interpreter."""
+    code = (
+        "import itertools, json, make, notes; "
+        "print(json.dumps(list(itertools.islice(notes.documents(make.SEED), 9000))))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=POCKET, capture_output=True, text=True, check=True).stdout
+    documents = json.loads(out)
+    lines = [line for document in documents for line in document.split("\n")]
+    assert len(lines) >= 20_000
+    assert not [found for line in lines for found in cron_expressions(line)]
+    text = "\n".join(documents).lower()
+    assert "*" not in text
+    rows = (ROOT / "data_samples" / "phrases_by_hand.tsv").read_text(encoding="utf-8").lower().splitlines()[1:]
+    assert not [row for row in rows if row.split("\t")[0].strip() in text]
+    assert len(set(documents)) > 0.95 * len(documents)
+
+
+def test_times_of_the_notes_are_the_numbers_beside_them():
+    """Every time written in digits with am or pm, read back; the other forms are built from the same two numbers."""
+    code = (
+        "import random, words; "
+        "[print(h, m, words.clock(h, m, random.Random(n)), sep=chr(9)) "
+        "for h in range(24) for m in range(0, 60, 5) for n in range(20)]"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=POCKET, capture_output=True, text=True, check=True).stdout
+    read = 0
+    for row in out.splitlines():
+        hour, minute, said = row.split("\t")
+        found = re.fullmatch(r"(\d{1,2})(?:[:.](\d\d))? ?([ap])(?:m|\.m\.)?", said, re.IGNORECASE)
+        if found:
+            h, m, half = found.groups()
+            assert (int(h) % 12 + 12 * (half.lower() == "p"), int(m or 0)) == (int(hour), int(minute)), row
+            read += 1
+    assert read > 1000
