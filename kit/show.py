@@ -1,4 +1,4 @@
-"""What a lesson shows: each figure is a widget in a live notebook and a static twin (PNG, HTML or text) in a saved one."""
+"""What a lesson shows: a widget in a live notebook, and a static twin (PNG, HTML or text) in a saved one."""
 
 import html
 import io
@@ -45,11 +45,9 @@ def table(headers, rows):
 
 def scores(results):
     """The scores of one model, a line a group."""
-    return table(["score", "rate", "95% interval", "n"], [_score(name, s.as_dict()) for name, s in results.scores().items()])
-
-
-def _score(name, s):
-    return [name, f"{s['rate']:.1%}", f"{s['low']:.1%} to {s['high']:.1%}", str(s["n"])]
+    return table(["score", "rate", "95% interval", "n"],
+                 [[name, f"{s['rate']:.1%}", f"{s['low']:.1%} to {s['high']:.1%}", s["n"]]
+                  for name, s in results.as_dict().items()])
 
 
 def scoreboard(stages):
@@ -57,7 +55,7 @@ def scoreboard(stages):
     names = list(dict.fromkeys(name for scores in stages.values() for name in scores))
     n = {name: next(s[name]["n"] for s in stages.values() if name in s) for name in names}
     return table(["stage", *[f"{name} (n={n[name]})" for name in names]],
-                 [[stage, *[f"{s[k]['rate']:.1%} [{s[k]['low']:.1%}, {s[k]['high']:.1%}]" if k in s else "-" for k in names]]
+                 [[stage, *["{rate:.1%} [{low:.1%}, {high:.1%}]".format(**s[k]) if k in s else "-" for k in names]]
                   for stage, s in stages.items()])
 
 
@@ -190,7 +188,7 @@ def before_after(prompts, before, after, wanted):
 
         page = widgets.HTML(table(headers, rows[:6]).rich)
         at = widgets.IntSlider(0, 0, max(len(rows) - 6, 0), description="from row")
-        at.observe(lambda change: setattr(page, "value", table(headers, rows[change.new : change.new + 6]).rich), "value")
+        at.observe(lambda to: setattr(page, "value", table(headers, rows[to.new : to.new + 6]).rich), "value")
         return widgets.VBox([at, page])
 
     return Shown(static.text, rich=static.rich, widget=widget)

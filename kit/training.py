@@ -30,8 +30,8 @@ def start_from(lesson, model):
         return model
     folder = runs.root() / run_name(lesson, model) / "model"
     if not folder.is_dir():
-        raise MissingError(f"{folder.parent.name} has no trained model; run notebooks/{lesson}.ipynb with this model first, "
-                           'or set start="" to begin at the base model')
+        raise MissingError(f"{folder.parent.name} has no trained model; run notebooks/{lesson}.ipynb with this model "
+                           'first, or set start="" to begin at the base model')
     return folder
 
 
@@ -149,7 +149,7 @@ def recorded(name):
     """A recorded run from benchmarks/results/: what was measured once, with command, hardware, seed and date."""
     path = models.PROJECT / "benchmarks" / "results" / f"{name}.json"
     if not path.is_file():
-        raise MissingError(f"benchmarks/results/{name}.json is missing; benchmarks/README.md says which command makes it")
+        raise MissingError(f"benchmarks/results/{name}.json is missing; see benchmarks/README.md")
     return json.loads(path.read_text())
 
 
@@ -220,7 +220,7 @@ def _embeddings(model, ids):
     weight = next(p for p in [getattr(table, "weight", None), *table.parameters()] if p is not None)
     trained = any(p.requires_grad for p in table.parameters())
     rows = weight.detach()[torch.tensor(ids, device=weight.device)].float()
-    gap = float((torch.cdist(rows, rows) + torch.eye(len(ids), device=rows.device) * 1e9).min() / rows.norm(dim=1).min())
+    gap = float(torch.pdist(rows).min() / rows.norm(dim=1).min())
     return Check("control rows distinct and trainable", trained and gap > 1e-2,
                  f"smallest relative distance {gap:.2f}, {'trained' if trained else 'frozen'}")
 
