@@ -1,0 +1,366 @@
+"""What stands around TRL: order of rows, settings, adapters, and a preflight that sees each silent failure."""
+
+import copy
+import dataclasses
+import inspect
+import json
+import math
+import random
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+import trl.trainer.utils as trl_utils
+from bases import CHATS, PAIRS, base
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from kit import chat, records, training
+from kit.errors import MissingError, SettingsError
+
+LN2 = 0.6931471805599453
+CHAT_ROWS = [row for row in CHATS if row[-1]["content"]]  # the readers refuse an empty reply
+
+
+class PairTrainer(DPOTrainer):
+    def _prepare_dataset(self, dataset, *args, **kwargs):
+        return dataset
+
+
+@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+def tied(request):
+    return request.param
+
+
+def settings(folder, **more):
+    return {"output_dir": str(folder), "report_to": "none", "disable_tqdm": True, "max_length": None,
+            "save_strategy": "no", **training.hardware(2, 2, 1), **more}
+
+
+def sft(folder, model, tokenizer, encoded, adapters=None, **more):
+    config = SFTConfig(**settings(folder, dataset_kwargs={"skip_prepare_dataset": True}, **more))
+    return SFTTrainer(model, config, train_dataset=training.sft_dataset(encoded, 2), processing_class=tokenizer,
+                      peft_config=adapters)
+
+
+def dpo(folder, model, reference, tokenizer, adapters=None, **more):
+    pairs = chat.encode_pairs(tokenizer, PAIRS[:2])
+    return PairTrainer(model, reference, DPOConfig(**settings(folder, **more)), processing_class=tokenizer,
+                       train_dataset=training.dpo_dataset(pairs, 2), peft_config=adapters)
+
+
+def rows_of(folder, kind, rows, **options):
+    file = folder / f"{kind}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return records.read(file, kind, **options)
+
+
+# Order of the rows
+
+
+LENGTHS = [random.Random(i).randint(5, 200) for i in range(1003)]
+
+
+def padding(order, size):
+    batches = [[LENGTHS[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
+    return sum(max(b) * len(b) - sum(b) for b in batches)
+
+
+@pytest.mark.parametrize("size", [1, 8, 32])
+def test_order_is_a_permutation_of_rows(size):
+    order = training.by_length(LENGTHS, size, 3)
+    assert sorted(order) == list(range(len(LENGTHS)))
+    assert order == training.by_length(LENGTHS, size, 3) != training.by_length(LENGTHS, size, 4)
+
+
+def test_order_does_not_know_the_processes(monkeypatch):
+    assert list(inspect.signature(training.by_length).parameters) == ["lengths", "batch_size", "seed"]
+    alone = training.by_length(LENGTHS, 8, 0)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    assert training.by_length(LENGTHS, 8, 0) == alone
+
+
+def test_order_saves_padding():
+    order = training.by_length(LENGTHS, 8, 0)
+    assert padding(order, 8) < 0.1 * padding(random.Random(0).sample(range(1003), 1003), 8)
+    lengths = [LENGTHS[i] for i in order]
+    assert lengths != sorted(lengths) and lengths != sorted(lengths, reverse=True)
+
+
+def test_datasets_keep_ids_and_labels_together():
+    _, tokenizer = base()
+    encoded = chat.encode_chats(tokenizer, CHATS)
+    data = training.sft_dataset(encoded, 2)
+    assert sorted(zip(data["input_ids"], data["labels"], strict=True)) == sorted((e.input_ids, e.labels) for e in encoded)
+    pairs = chat.encode_pairs(tokenizer, PAIRS)
+    assert sorted(map(str, training.dpo_dataset(pairs, 2))) == sorted(map(str, pairs))
+
+
+def test_collator_puts_no_pad_in_the_loss(tmp_path):
+    model, tokenizer = base()
+    trainer = sft(tmp_path, model, tokenizer, chat.encode_chats(tokenizer, CHATS))
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    pads = batch["input_ids"] == tokenizer.pad_token_id
+    assert pads.any() and (batch["labels"][pads] == -100).all()
+    replies = sum(m["role"] == "assistant" for row in CHATS for m in row)
+    assert (batch["labels"] == tokenizer.eos_token_id).sum() == replies
+
+
+# Settings
+
+
+def test_batch_that_does_not_divide_is_refused():
+    with pytest.raises(SettingsError, match=r"multiple of micro_batch_size x processes = 12, got 32"):
+        training.hardware(32, 4, 3)
+    found = training.hardware(48, 4, 3)
+    assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == (4, 4)
+
+
+@pytest.mark.parametrize("config", [SFTConfig, DPOConfig])
+def test_each_argument_exists(config, tmp_path):
+    known = {field.name for field in dataclasses.fields(config)}
+    lessons = {"num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_length", "max_steps"}
+    lessons |= {"dataset_kwargs"} if config is SFTConfig else {"loss_type", "loss_weights", "beta"}
+    assert training.hardware(8, 4, 1).keys() - known == set() and lessons - known == set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = config(**settings(tmp_path))
+    assert not made.gradient_checkpointing
+    assert made.bf16 == (training.models.compute_dtype() == torch.bfloat16)
+
+
+def loss_and_gradients(folder, model, tokenizer):
+    trainer = sft(folder, model, tokenizer, chat.encode_chats(tokenizer, CHATS))
+    batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
+    model.zero_grad()
+    loss = trainer.compute_loss(model, batch)
+    loss.backward()
+    return loss.item(), [p.grad.clone() for p in model.parameters()]
+
+
+def test_scoring_trained_ids_only_changes_no_loss(tmp_path, monkeypatch):
+    monkeypatch.setattr(trl_utils, "_use_triton", trl_utils._use_triton)  # put back after the test
+    model, tokenizer = base()
+    loss, gradients = loss_and_gradients(tmp_path, model, tokenizer)
+    assert not trl_utils._use_triton(torch.device("cpu"))
+    training.score_trained_ids_only()
+    assert trl_utils._use_triton(torch.device("cpu"))
+    again, others = loss_and_gradients(tmp_path, model, tokenizer)
+    assert abs(loss - again) < 1e-6
+    assert max(float((a - b).abs().max()) for a, b in zip(gradients, others, strict=True)) < 1e-6
+    direct = []
+    for e in chat.encode_chats(tokenizer, CHATS):
+        nll = torch.log_softmax(model(torch.tensor([e.input_ids])).logits[0, :-1], -1)
+        direct += [-nll[at, i].item() for at, (i, m) in enumerate(zip(e.input_ids[1:], e.loss_mask[1:], strict=True)) if m]
+    assert abs(loss - sum(direct) / len(direct)) < 1e-5
+
+
+# Preflight
+
+
+@pytest.fixture
+def good(tmp_path):
+    model, tokenizer = base()
+    rows = rows_of(tmp_path, "chat", [{"messages": row} for row in CHAT_ROWS])
+    encoded = chat.encode_chats(tokenizer, CHAT_ROWS)
+    return SimpleNamespace(model=model, tokenizer=tokenizer, rows=rows, encoded=encoded, folder=tmp_path)
+
+
+def failing(good, name, encoded=None, model=None):
+    """Preflight must stop at the check of this name. A trainer is what preflight reads of one."""
+    trainer = SimpleNamespace(model=model or good.model, train_dataset=training.sft_dataset(encoded or good.encoded, 2))
+    with pytest.raises(SettingsError) as caught:
+        training.preflight(trainer, good.tokenizer, good.rows)
+    assert f"preflight: {name} does not hold" in str(caught.value)
+    return str(caught.value)
+
+
+def test_preflight_passes_good_rows(good):
+    trainer = sft(good.folder, good.model, good.tokenizer, good.encoded)
+    found = training.preflight(trainer, good.tokenizer, good.rows)
+    assert len(found) == 6 and all(check.passed for check in found)
+    told = {check.name: check.detail for check in found}
+    assert told["rows in = used + rejected"] == "2 = 2 + 0"
+    assert told["role ids = messages"] == "system 1, user 3, assistant 3"
+
+
+def test_preflight_counts_rejected_rows(tmp_path, good):
+    bad = {"messages": [{"role": "bot", "content": "x"}]}
+    rows = rows_of(tmp_path, "chat", [{"messages": CHAT_ROWS[0]}, bad], on_bad="skip")
+    trainer = SimpleNamespace(model=good.model, train_dataset=training.sft_dataset(good.encoded[:1], 2))
+    assert training.preflight(trainer, good.tokenizer, rows)[0].detail == "2 = 1 + 1"
+    told = training.row_counts(rows)
+    assert (told["rows_in"], told["rows_used"]) == (2, 1) and "chat.jsonl:2" in told["rows_rejected"][0]
+
+
+def test_preflight_sees_rows_vanish(good):
+    assert "2 = 1 + 0" in failing(good, "rows in = used + rejected", good.encoded[:1])
+
+
+def masked(encoded, change):
+    return [chat.Encoded(e.input_ids, change(e.loss_mask)) for e in encoded]
+
+
+def test_preflight_sees_a_row_without_loss(good):
+    empty = [good.encoded[0], *masked(good.encoded[1:], lambda mask: [0] * len(mask))]
+    assert "1 rows without" in failing(good, "every row trains a token", empty)
+
+
+def test_preflight_sees_the_stop_outside(good):
+    inner = masked(good.encoded, lambda mask: [int(a and b) for a, b in zip(mask, [*mask[1:], 0], strict=True)])
+    assert "3 spans without" in failing(good, "every trained span ends with <end>", inner)
+
+
+def test_preflight_sees_truncation(good):
+    cut = [chat.Encoded(e.input_ids[:-1], e.loss_mask[:-1]) for e in good.encoded]
+    assert "2 spans without" in failing(good, "every trained span ends with <end>", cut)
+
+
+def test_preflight_sees_pad_in_the_loss(good):
+    padded = [chat.Encoded([*e.input_ids, 1], [*e.loss_mask, 1]) for e in good.encoded]
+    assert "2 spans without" in failing(good, "every trained span ends with <end>", padded)
+
+
+def test_preflight_sees_shifted_labels(good):
+    left = masked(good.encoded, lambda mask: [*mask[1:], 0])
+    assert "3 spans without" in failing(good, "every trained span ends with <end>", left)
+    right = masked(good.encoded[1:], lambda mask: [0, *mask[:-1]])
+    assert "1 spans without" in failing(good, "every trained span ends with <end>", [good.encoded[0], *right])
+
+
+def test_preflight_sees_a_dropped_role(good):
+    user = good.tokenizer.convert_tokens_to_ids("<user>")
+    kept = [[(i, m) for i, m in zip(e.input_ids, e.loss_mask, strict=True) if i != user] for e in good.encoded]
+    dropped = [chat.Encoded(*map(list, zip(*pairs, strict=True))) for pairs in kept]
+    assert "system 1, assistant 3" in failing(good, "role ids = messages", dropped)
+
+
+def test_preflight_sees_a_control_id_from_content(good, monkeypatch):
+    forged = copy.deepcopy(CHAT_ROWS)
+    forged[0][1]["content"] = "every day <user> at 17"
+    monkeypatch.setattr(chat, "_plain", lambda tokenizer: tokenizer.backend_tokenizer)
+    assert "user 4" in failing(good, "role ids = messages", chat.encode_chats(good.tokenizer, forged))
+
+
+def test_preflight_sees_equal_embeddings(good):
+    weight = good.model.get_input_embeddings().weight.data
+    user, assistant = good.tokenizer.convert_tokens_to_ids(["<user>", "<assistant>"])
+    weight[user] = weight[assistant] + 6e-6
+    assert "distance 0.00, trained" in failing(good, "control rows distinct and trainable")
+
+
+def test_preflight_sees_frozen_embeddings_under_plain_lora(good):
+    plain = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = sft(good.folder, good.model, good.tokenizer, good.encoded, plain)
+    assert "frozen" in failing(good, "control rows distinct and trainable", model=trainer.model)
+
+
+@pytest.mark.parametrize("stops", [0, [0, 1], None])
+def test_preflight_sees_a_stop_that_stops_nothing(good, stops):
+    good.model.generation_config.eos_token_id = stops
+    failing(good, "<end> stops generation")
+
+
+def test_preflight_takes_a_list_of_stops(good):
+    good.model.generation_config.eos_token_id = [0, good.tokenizer.eos_token_id]
+    trainer = SimpleNamespace(model=good.model, train_dataset=training.sft_dataset(good.encoded, 2))
+    assert training.preflight(trainer, good.tokenizer, good.rows)[-1].passed
+
+
+def test_preflight_of_pairs_wants_ln_2(tmp_path):
+    rows = rows_of(tmp_path, "preferences", PAIRS[:2])
+    model, tokenizer = base()
+    trainer = dpo(tmp_path, model, base()[0], tokenizer)
+    found = training.preflight(trainer, tokenizer, rows)
+    assert found[-1].name == "first DPO loss = ln 2" and found[-1].passed
+    assert {c.name: c.detail for c in found}["role ids = messages"] == "system 1, user 3, assistant 3"
+    wrong = dpo(tmp_path, base()[0], base(seed=9)[0], tokenizer, beta=1.0)
+    with pytest.raises(SettingsError, match="first DPO loss = ln 2 does not hold: ln 2 = 0.6931, loss"):
+        training.preflight(wrong, tokenizer, rows)
+
+
+def test_reference_check_leaves_the_model_as_it_was(tmp_path):
+    model, tokenizer = base()
+    trainer = dpo(tmp_path, model, base()[0], tokenizer)
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    for mode in (True, False):
+        trainer.model.train(mode)
+        assert training._reference(trainer).passed
+        assert trainer.model.training == mode
+    assert all(torch.equal(before[name], weight) for name, weight in trainer.model.state_dict().items())
+    assert all(p.grad is None for p in trainer.model.parameters())
+
+
+# DPO's reference in three forms, and adapters
+
+
+def first_losses(trainer):
+    trainer.train()
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def test_reference_in_memory_precomputed_or_adapter_off(tmp_path):
+    steps = {"max_steps": 1, "logging_steps": 1, "learning_rate": 1e-3}
+    _, tokenizer = base()
+    live = first_losses(dpo(tmp_path, base()[0], base()[0], tokenizer, **steps))
+    early = first_losses(dpo(tmp_path, base()[0], base()[0], tokenizer, precompute_ref_log_probs=True, **steps))
+    model, _ = base()
+    off = first_losses(dpo(tmp_path, model, None, tokenizer, training.lora(2, model), **steps))
+    for losses in (live, early, off):
+        assert len(losses) == 1 and abs(losses[0] - LN2) < 1e-5
+
+
+def test_lora_trains_the_role_rows_and_survives(tied, tmp_path, good):
+    model, tokenizer = base(tied)
+    fresh = copy.deepcopy(model)
+    ids = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
+    trainer = sft(tmp_path, model, tokenizer, good.encoded, training.lora(2, model), max_steps=3, learning_rate=1e-2)
+    assert all(check.passed for check in training.preflight(trainer, tokenizer, good.rows))
+    trainer.train()
+    policy, text = trainer.model.eval(), torch.tensor([good.encoded[0].input_ids])
+    table = policy.get_input_embeddings()
+    rows = next(p for p in table.parameters() if p.requires_grad)[ids]
+    assert ((rows - fresh.get_input_embeddings().weight[ids]).norm(dim=1) > 1e-3).all()
+    with torch.no_grad():
+        adapter = policy(text).logits
+        policy.save_pretrained(tmp_path / "adapter")
+        again = PeftModel.from_pretrained(copy.deepcopy(fresh), tmp_path / "adapter").eval()(text).logits
+        merged = policy.merge_and_unload()
+        merged.save_pretrained(tmp_path / "merged")
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+        assert (adapter - fresh(text).logits).abs().max() > 1e-2
+        for logits in (merged(text).logits, loaded(text).logits, again):
+            assert (logits - adapter).abs().max() < 1e-5
+    shared = loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
+    assert shared == tied == merged.config.tie_word_embeddings
+
+
+# Names
+
+
+def test_run_name_is_a_folder_name():
+    assert training.run_name("03_sft_chat", "pocket") == "03_sft_chat-pocket"
+    assert training.run_name("03_sft_chat", "owner/My Model") == "03_sft_chat-owner-My-Model"
+    assert "/" not in training.run_name("a", "../../x")
+
+
+def test_start_from_names_the_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_RUNS", str(tmp_path))
+    assert training.start_from("", "pocket") == "pocket"
+    with pytest.raises(MissingError, match=r"run notebooks/02_sft_completion\.ipynb with this model first"):
+        training.start_from("02_sft_completion", "pocket")
+    made = tmp_path / "02_sft_completion-pocket" / "model"
+    made.mkdir(parents=True)
+    assert training.start_from("02_sft_completion", "pocket") == made
+
+
+def test_missing_recording_is_named():
+    with pytest.raises(MissingError, match=r"benchmarks/results/nothing\.json is missing"):
+        training.recorded("nothing")
+
+
+def test_ln_2():
+    assert training.LN2 == math.log(2) == LN2
