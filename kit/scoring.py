@@ -112,7 +112,6 @@ def completions(model, tokenizer, prompts, **options):
 def bits_per_byte(model, tokenizer, texts, *, max_length=512, batch_size=16):
     """Mean bits the model needs per UTF-8 byte of `texts`: comparable between tokenizers, lower is better."""
     import torch
-    import torch.nn.functional as F
 
     where, nats = next(model.parameters()).device, 0.0
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -124,8 +123,8 @@ def bits_per_byte(model, tokenizer, texts, *, max_length=512, batch_size=16):
             batch = [torch.tensor(r) for r in rows[at : at + batch_size]]
             labels = torch.nn.utils.rnn.pad_sequence(batch, True, chat.IGNORED).to(where)
             logits = model(input_ids=labels.clamp(min=0)).logits[:, :-1].float()
-            nats += F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=chat.IGNORED,
-                                    reduction="sum").item()
+            nats += torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(),
+                                                      ignore_index=chat.IGNORED, reduction="sum").item()
     return nats / math.log(2) / size
 
 
@@ -173,8 +172,8 @@ def read_questions(task, test=None, phrases=None):
             for at, row in enumerate(table, 2):
                 if not row.get("phrase") or None in row or None in row.values():
                     raise DataError(f"expected {table.fieldnames}, got {list(row.values())}", file=str(phrases), line=at)
-                asked = {"role": "user", "content": row.pop("phrase")}
-                messages = [{"role": "system", "content": task.SYSTEM}, asked]
+                messages = [{"role": role, "content": text} for role, text in
+                            (("system", task.SYSTEM), ("user", row.pop("phrase")))]
                 questions.append(Question(messages, "by hand", {"kind": task.KINDS[0], **row}))
     return questions
 
