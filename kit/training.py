@@ -5,7 +5,6 @@ The training itself is TRL's SFTTrainer and DPOTrainer, built in the lesson's ow
 
 import dataclasses
 import hashlib
-import json
 import math
 import random
 import re
@@ -143,14 +142,6 @@ class Check:
 def row_counts(rows):
     """What report.json says of the rows: in, used, and each rejected one with its reason."""
     return {"rows_in": rows.rows_in, "rows_used": len(rows), "rows_rejected": [str(p) for p in rows.rejected]}
-
-
-def recorded(name):
-    """A recorded run from benchmarks/results/: what was measured once, with command, hardware, seed and date."""
-    path = models.PROJECT / "benchmarks" / "results" / f"{name}.json"
-    if not path.is_file():
-        raise MissingError(f"benchmarks/results/{name}.json is missing; see benchmarks/README.md")
-    return json.loads(path.read_text())
 
 
 def preflight(trainer, tokenizer, rows):
