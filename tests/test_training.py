@@ -357,10 +357,5 @@ def test_start_from_names_the_notebook(tmp_path, monkeypatch):
     assert training.start_from("02_sft_completion", "pocket") == made
 
 
-def test_missing_recording_is_named():
-    with pytest.raises(MissingError, match=r"benchmarks/results/nothing\.json is missing"):
-        training.recorded("nothing")
-
-
 def test_ln_2():
     assert training.LN2 == math.log(2) == LN2
