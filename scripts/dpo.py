@@ -82,8 +82,7 @@ def make_trainer(params, run, policy, reference, tokenizer, pairs):
         beta=params.beta,
         num_train_epochs=params.epochs,
         learning_rate=params.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=params.warmup_steps,
+        lr_scheduler_type="cosine", warmup_steps=params.warmup_steps,
         max_length=None,
     )
     adapters = training.lora(params.lora_rank, policy) if params.lora_rank else None
