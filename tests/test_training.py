@@ -16,6 +16,7 @@ from bases import CHATS, PAIRS, base
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.kernels import chunked_logprob
 
 from kit import chat, records, training
 from kit.errors import MissingError, SettingsError
@@ -142,7 +143,8 @@ def loss_and_gradients(folder, model, tokenizer):
 
 
 def test_scoring_trained_ids_only_changes_no_loss(tmp_path, monkeypatch):
-    monkeypatch.setattr(trl_utils, "_use_triton", trl_utils._use_triton)  # put back after the test
+    # TRL's own function, whatever an earlier test of this process has switched; put back after the test.
+    monkeypatch.setattr(trl_utils, "_use_triton", chunked_logprob._use_triton)
     model, tokenizer = base()
     loss, gradients = loss_and_gradients(tmp_path, model, tokenizer)
     assert not trl_utils._use_triton(torch.device("cpu"))
