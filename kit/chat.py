@@ -203,6 +203,7 @@ def encode_pairs(tokenizer, rows):
 
 
 def as_messages(value, role):
+    """A list of messages: `value` itself, or its text as one turn of `role`."""
     return copy.copy(value) if isinstance(value, list) else [{"role": role, "content": value}]
 
 

@@ -19,6 +19,7 @@ def cache():
 
 
 def device():
+    """Where torch can train here: "cuda", "mps" or "cpu"."""
     import torch
 
     if torch.cuda.is_available():
