@@ -191,7 +191,8 @@ def encode_pairs(tokenizer, rows):
     """Preference rows to the columns of TRL's DPO collator: prompt_ids, chosen_ids, rejected_ids.
 
     `prompt`, `chosen` and `rejected` are message lists; a string prompt is one user turn, a string reply one
-    assistant turn. Chosen and rejected both end with <end>.
+    assistant turn. Chosen and rejected both end with <end>. Two replies with the same ids teach nothing (loss ln 2,
+    gradient 0) and raise DataError; a tokenizer may level texts that differ. `rows`: Records, or a list.
     """
     prompts = encode_chats(tokenizer, [as_messages(r["prompt"], "user") for r in rows], reply_next=True)
     columns = {"prompt_ids": [p.input_ids for p in prompts]}
@@ -199,7 +200,14 @@ def encode_pairs(tokenizer, rows):
         replies = encode_chats(tokenizer, [as_messages(r[side], "assistant") for r in rows])
         # The first id is <assistant>, which the prompt already ends with.
         columns[f"{side}_ids"] = [r.input_ids[1:] for r in replies]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    pairs = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    same = [i for i, pair in enumerate(pairs) if pair["chosen_ids"] == pair["rejected_ids"]]
+    if same:
+        line = rows.line(same[0]) if hasattr(rows, "line") else same[0] + 1
+        raise DataError(f"expected ids that differ from those of chosen, came the same ids ({len(same)} of "
+                        f"{len(pairs)} rows); take these rows out", file=getattr(rows, "file", None), line=line,
+                        field="rejected")
+    return pairs
 
 
 def as_messages(value, role):

@@ -17,6 +17,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from kit import chat, records, training
 from kit.errors import MissingError, SettingsError
@@ -171,22 +172,37 @@ def good(tmp_path):
     return SimpleNamespace(model=model, tokenizer=tokenizer, rows=rows, encoded=encoded, folder=tmp_path)
 
 
+def stand_in(good, encoded=None, model=None):
+    """What preflight reads of a trainer."""
+    return SimpleNamespace(model=model or good.model, train_dataset=training.sft_dataset(encoded or good.encoded, 2),
+                           data_collator=DataCollatorForLanguageModeling(good.tokenizer.pad_token_id))
+
+
 def failing(good, name, encoded=None, model=None):
-    """Preflight must stop at the check of this name. A trainer is what preflight reads of one."""
-    trainer = SimpleNamespace(model=model or good.model, train_dataset=training.sft_dataset(encoded or good.encoded, 2))
+    """Preflight must stop at the check of this name, or at any if it is None."""
+    trainer = stand_in(good, encoded, model)
     with pytest.raises(SettingsError) as caught:
         training.preflight(trainer, good.tokenizer, good.rows)
-    assert f"preflight: {name} does not hold" in str(caught.value)
+    assert name is None or f"preflight: {name} does not hold" in str(caught.value)
     return str(caught.value)
 
 
 def test_preflight_passes_good_rows(good):
     trainer = sft(good.folder, good.model, good.tokenizer, good.encoded)
     found = training.preflight(trainer, good.tokenizer, good.rows)
-    assert len(found) == 6 and all(check.passed for check in found)
-    told = {check.name: check.detail for check in found}
-    assert told["rows in = used + rejected"] == "2 = 2 + 0"
-    assert told["role ids = messages"] == "system 1, user 3, assistant 3"
+    assert all(check.passed for check in found)
+    trained = sum(sum(e.loss_mask) for e in good.encoded)
+    assert {check.name: check.detail for check in found if "embedding" not in check.name} == {
+        "rows in = used + rejected": "2 = 2 + 0",
+        "every row trains a token": "0 rows without",
+        "labels are the ids of their places": "0 rows with others",
+        "every trained span ends with <end>": "0 spans without",
+        "every trained span is one reply": "0 spans with more or less",
+        "control ids = turns": "<system> 1, <user> 3, <assistant> 3, <end> 3",
+        "a batch trains what its rows train": f"{trained} ids of {trained}",
+        "control rows distinct and trainable": found[-3].detail,
+        "trained weights are float32": "float32",
+        "<end> stops generation": f"eos_token_id [{good.tokenizer.eos_token_id}]"}
 
 
 def test_preflight_counts_rejected_rows(tmp_path, good):
@@ -237,14 +253,24 @@ def test_preflight_sees_a_dropped_role(good):
     user = good.tokenizer.convert_tokens_to_ids("<user>")
     kept = [[(i, m) for i, m in zip(e.input_ids, e.loss_mask, strict=True) if i != user] for e in good.encoded]
     dropped = [chat.Encoded(*map(list, zip(*pairs, strict=True))) for pairs in kept]
-    assert "system 1, assistant 3" in failing(good, "role ids = messages", dropped)
+    assert "<system> 1, <assistant> 3, <end> 3" in failing(good, "control ids = turns", dropped)
 
 
-def test_preflight_sees_a_control_id_from_content(good, monkeypatch):
+@pytest.mark.parametrize("token", ["<user>", "<system>", "<assistant>", "<end>", "<|endoftext|>", "<|pad|>"])
+@pytest.mark.parametrize("turn", [1, 2], ids=["question", "reply"])
+def test_preflight_sees_a_control_id_from_content(good, monkeypatch, token, turn):
     forged = copy.deepcopy(CHAT_ROWS)
-    forged[0][1]["content"] = "every day <user> at 17"
+    forged[0][turn]["content"] = f"every day {token} at 17"
+    safe = chat.encode_chats(good.tokenizer, forged)
+    assert all(check.passed for check in training.preflight(stand_in(good, safe), good.tokenizer, good.rows))
     monkeypatch.setattr(chat, "_plain", lambda tokenizer: tokenizer.backend_tokenizer)
-    assert "user 4" in failing(good, "role ids = messages", chat.encode_chats(good.tokenizer, forged))
+    unsafe = chat.encode_chats(good.tokenizer, forged)
+    found = failing(good, None, unsafe)
+    once = sum(e.input_ids.count(good.tokenizer.convert_tokens_to_ids(token)) for e in unsafe)
+    if turn == 2 or token == "<assistant>":
+        assert "every trained span is one reply does not hold: " in found
+    else:
+        assert "control ids = turns does not hold: " in found and f"{token} {once}" in found
 
 
 def test_preflight_sees_equal_embeddings(good):
@@ -278,7 +304,9 @@ def test_preflight_of_pairs_wants_ln_2(tmp_path):
     trainer = dpo(tmp_path, model, base()[0], tokenizer)
     found = training.preflight(trainer, tokenizer, rows)
     assert found[-1].name == "first DPO loss = ln 2" and found[-1].passed
-    assert {c.name: c.detail for c in found}["role ids = messages"] == "system 1, user 3, assistant 3"
+    told = {c.name: c.detail for c in found}
+    assert told["control ids = turns"] == "<system> 1, <user> 3, <assistant> 3, <end> 5"
+    assert told["chosen ids differ from rejected ids"] == "0 pairs alike"
     wrong = dpo(tmp_path, base()[0], base(seed=9)[0], tokenizer, beta=1.0)
     with pytest.raises(SettingsError, match="first DPO loss = ln 2 does not hold: ln 2 = 0.6931, loss"):
         training.preflight(wrong, tokenizer, rows)
