@@ -17,6 +17,7 @@ ROLES = ("system", "user", "assistant")
 ROLE_TOKENS = {role: f"<{role}>" for role in ROLES}
 END = "<end>"
 CONTROL_TOKENS = (*ROLE_TOKENS.values(), END)
+SPARE_ROWS = 0.9  # a tokenizer with fewer ids than this share of the rows belongs to another model
 IGNORED = -100  # the label that torch's cross-entropy and TRL skip
 
 TEMPLATE = """\
@@ -100,7 +101,8 @@ def _fit_embeddings(tokenizer, model, new):
 def check_tokenizer(tokenizer, model=None):
     """Raise SettingsError unless each control token is one special id, the stop token is eos, and pad is its own id.
 
-    With `model`: every id of the tokenizer has a row, and the control rows are pairwise distinct.
+    With `model`: every id of the tokenizer has a row in both tables, nearly every row an id (a base pads its tables by a
+    few in a hundred), and the control rows are pairwise distinct.
     """
     vocabulary, special = tokenizer.get_added_vocab(), set(tokenizer.all_special_ids)
     for token in CONTROL_TOKENS:
@@ -115,14 +117,24 @@ def check_tokenizer(tokenizer, model=None):
     if model is None:
         return
     weight = model.get_input_embeddings().weight
-    if len(tokenizer) > weight.shape[0]:
-        raise SettingsError(f"the model has {weight.shape[0]} embedding rows for {len(tokenizer)} tokens; call "
-                            "kit.chat.add_role_tokens(tokenizer, model)")
+    _check_sizes(len(tokenizer), weight.shape[0], model.get_output_embeddings().weight.shape[0], model.config.vocab_size)
     rows = weight[[vocabulary[t] for t in CONTROL_TOKENS]].detach().float()
     gaps = [float((rows[i] - rows[j]).norm() / rows[i].norm()) for i in range(len(rows)) for j in range(i)]
     if min(gaps) < 1e-2:
         raise SettingsError("two role tokens have the same embedding, so no training can tell them apart; call "
                             "kit.chat.add_role_tokens on a base without them")
+
+
+def _check_sizes(tokens, rows, output_rows, vocab_size):
+    if tokens > rows:
+        raise SettingsError(f"the model has {rows} embedding rows for {tokens} tokens; call "
+                            "kit.chat.add_role_tokens(tokenizer, model)")
+    if not rows == output_rows == vocab_size:
+        raise SettingsError(f"the model has {rows} embedding rows, {output_rows} output rows and vocab_size {vocab_size} "
+                            "in its config, which must be equal; load a model that was saved whole")
+    if tokens < SPARE_ROWS * rows:
+        raise SettingsError(f"the model has {rows} embedding rows for only {tokens} tokens, so it can write ids "
+                            "that have no text; load the tokenizer that belongs to this model")
 
 
 def _plain(tokenizer):

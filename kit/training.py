@@ -117,6 +117,30 @@ def score_trained_ids_only():
         trl_utils._use_triton = lambda device: True
 
 
+def mean_loss(model, encoded, *, batch_size=32):
+    """Loss in nats over all trained ids of `encoded`: each id weighs the same, so no batch size changes the number.
+
+    The trainers' own evaluation averages the means of batches, and its loss depends on `per_device_eval_batch_size`.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows, nats, trained = sorted(encoded, key=lambda e: len(e.input_ids)), 0.0, 0
+    where, mode = next(model.parameters()).device, model.training
+    model.eval()
+    with torch.no_grad():
+        for at in range(0, len(rows), batch_size):
+            batch = rows[at : at + batch_size]
+            ids = pad_sequence([torch.tensor(e.input_ids) for e in batch], batch_first=True).to(where)
+            labels = pad_sequence([torch.tensor(e.labels) for e in batch], True, chat.IGNORED)[:, 1:].to(where)
+            logits = model(input_ids=ids).logits[:, :-1].float()
+            kept = labels != chat.IGNORED
+            nats += torch.nn.functional.cross_entropy(logits[kept], labels[kept], reduction="sum").item()
+            trained += int(kept.sum())
+    model.train(mode)
+    return nats / trained
+
+
 def lora(rank, model):
     """LoRA on every linear layer of the blocks, plus full training of the embedding rows.
 

@@ -19,8 +19,8 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from kit import chat, records, training
-from kit.errors import MissingError, SettingsError
+from kit import chat, records, runs, training
+from kit.errors import DataError, MissingError, SettingsError
 
 LN2 = 0.6931471805599453
 CHAT_ROWS = [row for row in CHATS if row[-1]["content"]]  # the readers refuse an empty reply
@@ -159,6 +159,69 @@ def test_scoring_trained_ids_only_changes_no_loss(tmp_path, monkeypatch):
         nll = torch.log_softmax(model(torch.tensor([e.input_ids])).logits[0, :-1], -1)
         direct += [-nll[at, i].item() for at, (i, m) in enumerate(zip(e.input_ids[1:], e.loss_mask[1:], strict=True)) if m]
     assert abs(loss - sum(direct) / len(direct)) < 1e-5
+
+
+@pytest.mark.parametrize("more", [{}, {"batch_size": 1}, {"batch_size": 2}, {"batch_size": 8}])
+def test_evaluation_loss_weighs_tokens_whatever_the_batch(tied, more):
+    """The mutant, a mean of batch means, is off by over a hundredth of a nat at batch 1."""
+    model, tokenizer = base(tied)
+    encoded = chat.encode_chats(tokenizer, CHATS * 3)
+    model.train()
+    loss = training.mean_loss(model, encoded, **more)
+    assert model.training
+    one_by_one = [training.mean_loss(model, [e]) for e in encoded]
+    weights = [sum(e.loss_mask) for e in encoded]
+    by_token = sum(a * n for a, n in zip(one_by_one, weights, strict=True)) / sum(weights)
+    assert abs(loss - by_token) < 1e-6
+    assert abs(sum(one_by_one) / len(encoded) - by_token) > 0.01
+    ids, mask = torch.tensor([encoded[0].input_ids]), torch.tensor(encoded[0].loss_mask[1:], dtype=torch.bool)
+    nll = torch.nn.functional.cross_entropy(model.eval()(ids).logits[0, :-1][mask], ids[0, 1:][mask])
+    assert abs(one_by_one[0] - nll.item()) < 1e-5
+
+
+# Rejected rows
+
+
+def trained(name, file, tied, on_bad):
+    """A run as a lesson makes it, for three steps."""
+    model, tokenizer = base(tied)
+    run = runs.start(name, {"seed": 0, "save_steps": 100}, data=[file])
+    rows = records.read(file, "chat", on_bad=on_bad)
+    encoded = chat.encode_chats(tokenizer, [row["messages"] for row in rows])
+    rows = records.split_too_long(rows, [len(e.input_ids) for e in encoded], 60)
+    encoded = [e for e in encoded if len(e.input_ids) <= 60]
+    config = SFTConfig(**run.settings(), **training.hardware(2, 2, 1), max_steps=3, learning_rate=1e-2, max_length=None,
+                       dataset_kwargs={"skip_prepare_dataset": True})
+    trainer = SFTTrainer(model, config, train_dataset=training.sft_dataset(encoded, 2), processing_class=tokenizer)
+    training.preflight(trainer, tokenizer, rows)
+    training.report_rows(run, rows)
+    run.train(trainer, tokenizer)
+    return run
+
+
+def test_training_on_a_file_with_bad_rows_is_training_on_its_good_rows(tied, tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_RUNS", str(tmp_path / "runs"))
+    good = [json.dumps({"messages": row}).encode() + b"\r\n" for row in CHAT_ROWS * 2]
+    long = json.dumps({"messages": [{"role": "user", "content": "at " * 99}, CHAT_ROWS[0][-1]]}).encode() + b"\n"
+    bad = [b'{"messages": [{"role": "bot", "content": "x"}]}\n', b"caf\xe9 {\n", long]
+    (tmp_path / "good.jsonl").write_bytes(b"".join(good))
+    (tmp_path / "mixed.jsonl").write_bytes(b"".join([bad[0], *good[:1], b"\n", bad[2], *good[1:], bad[1]]))
+    mixed = trained("mixed", tmp_path / "mixed.jsonl", tied, "skip")
+    alone = trained("alone", tmp_path / "good.jsonl", tied, "stop")
+    assert mixed.report["weights_sha256"] == alone.report["weights_sha256"]
+    assert runs.metrics(mixed) == runs.metrics(alone)
+    told = mixed.report
+    assert (told["rows_in"], told["rows_used"], len(told["rows_rejected"])) == (7, 4, 3)
+    name = tmp_path / "mixed.jsonl"
+    assert told["rows_rejected"] == [
+        f"{name}:1: messages[0].role: expected system, user or assistant, came 'bot'",
+        f"{name}:4: expected at most 60 tokens, came 110 tokens", f"{name}:8: expected UTF-8, came the byte 0xe9 at byte 4"]
+    assert told["rows_duplicate"] == [{"line": 6, "first": 2, "exact": True}, {"line": 7, "first": 5, "exact": True}]
+    kept = records.read_rejected(mixed.folder / "rejected.jsonl")
+    assert [raw for _, raw in kept] == [bad[0], bad[2], bad[1]]
+    assert alone.report["rows_rejected"] == [] and (alone.folder / "rejected.jsonl").read_bytes() == b""
+    with pytest.raises(DataError, match="mixed.jsonl:1: messages"):
+        records.read(tmp_path / "mixed.jsonl", "chat")
 
 
 # Preflight
