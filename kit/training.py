@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
-from kit import chat, models, runs
+from kit import chat, models, runs, speed
 from kit.errors import MissingError, SettingsError
 
 LN2 = math.log(2)
@@ -109,13 +109,14 @@ def hardware(batch_size, micro_batch_size, processes=None):
 def score_trained_ids_only():
     """Make TRL's language-model head skip the ids that are not in the loss, as it does on a GPU.
 
-    On a CPU, TRL scores every position and then masks; ids, loss and gradients are the same either way. The switch is
-    a private name of trl.trainer.utils, so a test compares the losses and this does nothing where the name is gone.
+    On a CPU, TRL scores every position and then masks; ids, loss and gradients are the same either way. The switches
+    are private names of trl.trainer.utils, so a test compares the losses and this does nothing where a name is gone.
     """
     import trl.trainer.utils as trl_utils
 
-    if hasattr(trl_utils, "_use_triton"):
+    if hasattr(trl_utils, "_use_triton") and hasattr(trl_utils, "_ChunkedLogProbFunction"):
         trl_utils._use_triton = lambda device: True
+        trl_utils._ChunkedLogProbFunction = speed.trained_ids_head()
 
 
 def lora(rank, model):
@@ -167,6 +168,7 @@ def preflight(trainer, tokenizer, rows):
     failed = [c for c in checks if not c.passed]
     if failed:
         raise SettingsError(f"preflight: {failed[0].name} does not hold: {failed[0].detail}")
+    speed.fit(trainer)
     return checks
 
 
