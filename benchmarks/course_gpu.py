@@ -1,10 +1,10 @@
 """The course with one model on one GPU: the lessons' scripts one after the other, every stage scored and timed.
 
-    python data_samples/make.py --rows 300000 --seed 8 --wording wide --out DATA
-    python benchmarks/course_gpu.py --data DATA --out OUT [--seconds 420]
+    for seed in 8 9 10 11 12; do python data_samples/make.py --rows 65000 --seed $seed --wording wide --out DATA/$seed; done
+    python benchmarks/course_gpu.py --data DATA/* --out OUT [--seconds 420]
 
-Completion SFT and DPO see a fixed number of rows; chat SFT sees as many as fit into --seconds at the speed that
-completion SFT showed. A stage whose run is finished is not trained again, and OUT/course_gpu.json is written after
+Each stage reads its file in the folders of --data one after the other, each row once. Completion SFT and DPO see a
+fixed number of rows; chat SFT sees as many as fit into --seconds at the speed that completion SFT showed. A stage whose run is finished is not trained again, and OUT/course_gpu.json is written after
 each, so a second call goes on where the first one ended.
 """
 
@@ -36,7 +36,7 @@ STARTED = time.monotonic()
 def flags():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--data", type=Path, required=True, help="folder of a larger data set from data_samples/make.py")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders that data_samples/make.py wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--seconds", type=float, default=420, help="all of it, start-up included")
     parser.add_argument("--completion_rows", type=int, default=50_000)
@@ -49,13 +49,20 @@ def flags():
     return parser.parse_args()
 
 
-def head(source, target, count):
-    """Write the first `count` rows; return how many there were."""
-    with source.open("rb") as lines:
-        rows = list(itertools.islice(lines, count))
-    if not target.exists() or target.read_bytes() != b"".join(rows):
-        target.write_bytes(b"".join(rows))
-    return len(rows)
+def lines_of(given, name):
+    """The lines of a file in every data folder, in order."""
+    for folder in given.data:
+        with (folder / f"{name}.jsonl").open("rb") as lines:
+            yield from lines
+
+
+def head(given, name, count):
+    """Write the first `count` rows of all data folders into one file; return it and their number."""
+    target = given.out / "data" / f"{name}.jsonl"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    rows = list(itertools.islice(lines_of(given, name), count))
+    target.write_bytes(b"".join(rows))
+    return target, len(rows)
 
 
 def settings(stage, given):
@@ -70,9 +77,8 @@ def settings(stage, given):
 
 def train(stage, given, rows):
     """Run the script on the first `rows` rows; halve the micro batch when the GPU is too small. Return the facts."""
-    data = given.out / "data" / f"{FILES[stage]}.jsonl"
-    data.parent.mkdir(parents=True, exist_ok=True)
-    rows, options = head(given.data / data.name, data, rows), settings(stage, given)
+    options = settings(stage, given)
+    data, rows = head(given, FILES[stage], rows)
     folder = runs.root() / training.run_name(LESSONS[stage], given.model)
     log = given.out / f"{SCRIPTS[stage]}.log"
     for micro in (options["micro_batch_size"], options["micro_batch_size"] // 2, options["micro_batch_size"] // 4):
@@ -101,9 +107,7 @@ def chat_rows(given, done):
     if given.chat_rows:
         return given.chat_rows
     left = given.seconds - RESERVED - (time.monotonic() - STARTED) - (done["wall_seconds"] - done["train_seconds"]) * 1.3
-    size, line = (sum(map(len, lines)) / len(lines) for lines in (
-        [raw for raw, _ in zip((given.data / f"{name}.jsonl").open("rb"), range(2000), strict=False)]
-        for name in ("chat", "completion")))
+    size, line = (sum(map(len, itertools.islice(lines_of(given, name), 2000))) for name in ("chat", "completion"))
     # A chat row is longer; where launching kernels is the limit, a step costs the same whatever its length.
     row = done["train_seconds"] / done["rows"] * (1 + 0.5 * (0.6 * size / line - 1))
     return max(int(left / row) // given.batch_size, 1) * given.batch_size
@@ -136,9 +140,8 @@ def ask(stage, folder, given, questions):
 
 def facts(given):
     """What was run, on what."""
-    told = json.loads((given.data / "about.json").read_text()) if (given.data / "about.json").exists() else {}
     return {"model": given.model, "date": datetime.date.today().isoformat(), "versions": identity.environment(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seed": 0, "data": told, "stages": {}}
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seed": 0, "data": [folder.name for folder in given.data], "command": sys.argv[1:], "stages": {}}
 
 
 def table(found):

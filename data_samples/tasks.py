@@ -96,8 +96,8 @@ SHORTENED = (
     ("please", ("pls", "plz", "pleas")), ("morning", ("mornin", "moring", "morn")), ("evening", ("evning", "eveing", "eve")),
     ("afternoon", ("aftrnoon", "arvo", "afternon")), ("until", ("til", "untill", "till")), ("between", ("btw", "betwn", "bewteen")),
     ("month", ("mo", "mth", "monht")), ("daily", ("dayly", "daliy", "dialy")), ("hourly", ("houly", "hourley")),
-    ("midnight", ("midnite", "midnght")), ("quarter", ("qtr", "quater")), ("weekly", ("wkly", "weekley")), ("at", ("@",)),
+    ("midnight", ("midnite", "midnght")), ("quarter", ("quater", "quartr")), ("weekly", ("wkly", "weekley")), ("at", ("@",)),
     ("monthly", ("montly", "mthly")), ("except", ("exc", "ecxept")), ("saturday", ("satrday", "sat")), ("sunday", ("sun", "sundy")),
     ("monday", ("mon", "monaday")), ("tuesday", ("tues", "tusday")), ("wednesday", ("weds", "wendsday")), ("thursday", ("thurs", "thirsday")),
-    ("friday", ("fri", "frday")), ("noon", ("nooon", "non")), ("o'clock", ("oclock", "o clock", "o' clock")),
+    ("friday", ("fri", "frday")), ("noon", ("nooon", "nooN")), ("o'clock", ("oclock", "o clock", "o' clock")),
 )

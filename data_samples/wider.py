@@ -33,7 +33,7 @@ def last_run(voice: Voice) -> Part:
     first = voice.rng.randrange(0, 22)
     last = voice.rng.randrange(first, 24)
     style = voice.pick((clock_24, clock_12, clock_12))
-    if voice.chance(0.65):
+    if last == first or voice.chance(0.65):
         n = voice.pick((5, 10, 10, 15, 15, 20, 30, 30, 12, 6))
         start, end, field = 0, 60 - n, f"*/{n}"
         text = every_minutes(voice, n)
