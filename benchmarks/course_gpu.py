@@ -20,7 +20,8 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # before anything forks: nothing here does
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # widths differ from batch to batch
 
 from kit import checkpoints, identity, models, runs, schedules, scoring, training
 
@@ -29,7 +30,8 @@ SCRIPTS = {"completion SFT": "sft_completion", "chat SFT": "sft_chat", "DPO": "d
 LESSONS = {"completion SFT": "02_sft_completion", "chat SFT": "03_sft_chat", "DPO": "04_dpo"}
 FILES = {"completion SFT": "completion", "chat SFT": "chat", "DPO": "preferences"}
 SEPARATOR = " -> "
-RESERVED = 95  # seconds kept for DPO, the scores after it and the start-up of both
+RESERVED = 100  # seconds kept for DPO, the scores after it and the start-up of both
+START_UP = 15  # seconds of a stage before its rows count: imports, loading, the first kernels
 STARTED = time.monotonic()
 
 
@@ -71,7 +73,9 @@ def settings(stage, given):
         size = max(given.batch_size // 4, 1)
         return {"epochs": 1, "learning_rate": given.dpo_learning_rate, "warmup_steps": 10, "batch_size": size,
                 "micro_batch_size": size, "save_steps": 10_000}
-    return {"epochs": 1, "learning_rate": given.learning_rate, "warmup_steps": 30 if stage == "completion SFT" else 60,
+    # The longest chat rows would set the memory of the largest batch; the few beyond 160 ids are rejected and counted.
+    return {"epochs": 1, "max_length": 128 if stage == "completion SFT" else 160,
+            "learning_rate": given.learning_rate, "warmup_steps": 30 if stage == "completion SFT" else 60,
             "batch_size": given.batch_size, "micro_batch_size": given.batch_size, "save_steps": 10_000}
 
 
@@ -106,10 +110,12 @@ def chat_rows(given, done):
     """Rows of chat SFT that fit into what is left, at the seconds a position of the completion stage."""
     if given.chat_rows:
         return given.chat_rows
-    left = given.seconds - RESERVED - (time.monotonic() - STARTED) - (done["wall_seconds"] - done["train_seconds"]) * 1.3
+    left = given.seconds - RESERVED - (time.monotonic() - STARTED) - START_UP
     size, line = (sum(map(len, itertools.islice(lines_of(given, name), 2000))) for name in ("chat", "completion"))
     # A chat row is longer; where launching kernels is the limit, a step costs the same whatever its length.
     row = done["train_seconds"] / done["rows"] * (1 + 0.5 * (0.6 * size / line - 1))
+    # Reading, encoding and the preflight come before the first step, at a cost a row too.
+    row += max(done["wall_seconds"] - done["train_seconds"] - START_UP, 3) / done["rows"] * 0.6 * size / line
     return max(int(left / row) // given.batch_size, 1) * given.batch_size
 
 
