@@ -133,11 +133,10 @@ def ask(stage, folder, given, questions):
         results = scoring.judged(questions, texts, schedules)
     else:
         results = scoring.evaluate(model, tokenizer, questions, schedules, batch_size=batch)
-    chatty = stage in ("chat SFT", "DPO")
     scores = results.as_dict() | {"valid": scoring.score(
         v.valid for v, q in zip(results.verdicts, questions, strict=True) if q.facts["cron"]).as_dict()}
     with (given.out / f"misses_{SCRIPTS.get(stage, 'base')}.jsonl").open("w", encoding="utf-8") as file:
-        for q, text, _ in results.misses() if chatty else []:
+        for q, text, _ in results.misses():
             told = {"group": q.group, "prompt": [m["content"] for m in q.messages[1:]], "reply": text, **q.facts}
             file.write(json.dumps(told, ensure_ascii=False) + "\n")
     del model
