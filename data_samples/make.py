@@ -1,7 +1,7 @@
 """Write the sample data sets of the course: `python data_samples/make.py`.
 
 Every phrase belongs to one split by its hash, so training, validation and test never share one,
-whatever the number of rows. The same seed and number of rows give the same bytes.
+whatever the number of rows. The same seed, number of rows and wording give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import wider
 from dialogues import CHATTER, Question, asking, edited, impossible, small_talk, undone
 from phrases import Ask, schedule
 from wordings import Voice
@@ -91,13 +92,14 @@ def written_out(cron: str) -> str:
 class Writer:
     """Draws rows of one split. Rows of training carry the habits of annotators, others gold only."""
 
-    def __init__(self, split: str, name: str, seed: int) -> None:
-        self.split, self.rng, self.seen = split, random.Random(f"{seed} {name}"), set()
+    def __init__(self, split: str, name: str, seed: int, wide: bool = False) -> None:
+        self.split, self.rng, self.seen, self.wide = split, random.Random(f"{seed} {name}"), set(), wide
 
     def draw(self, make: Callable[[Voice], Ask | Question], held_out: str = "none", fresh: bool = True):
         """Draw from `make` until the phrase belongs to this split and to the kind of held-out row."""
         while True:
-            voice = Voice(self.rng, held=held_out == "wording")
+            # A quarter of a wide file still speaks as narrowly as the evaluation splits do.
+            voice = Voice(self.rng, held_out == "wording", self.wide and self.rng.random() < 0.75)
             drawn = make(voice)
             key = normalised(drawn.text)
             lines = (drawn.cron,) if isinstance(drawn, Ask) else (drawn.guess,)
@@ -116,7 +118,7 @@ class Writer:
 
     def request(self, held_out: str = "none", wrapped: float = 0.6) -> Ask:
         """Draw a schedule phrase, in a request or bare."""
-        return self.draw(lambda voice: schedule(voice, request=voice.chance(wrapped)), held_out)
+        return self.draw(lambda voice: (wider.schedule if voice.wide else schedule)(voice, voice.chance(wrapped)), held_out)
 
     def conversation(self, reply: Callable[[str], str], held_out: str = "none") -> tuple[list[dict], str]:
         """Draw the turns of a follow-up, without its last answer; return them and the gold line."""
@@ -152,9 +154,9 @@ def opening(text: str) -> list[dict]:
     return [said("system", SYSTEM), said("user", text)]
 
 
-def completion_rows(seed: int, count: int) -> Iterator[dict]:
+def completion_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
     """Yield {prompt, completion} rows: a phrase and its canonical line."""
-    writer = Writer("train", "completion", seed)
+    writer = Writer("train", "completion", seed, wide)
     for _ in range(count):
         drawn = writer.request(wrapped=0.4)
         yield {"prompt": drawn.text, "completion": drawn.cron}
@@ -176,9 +178,9 @@ def chat_row(writer: Writer, kind: str) -> list[dict]:
     return [*opening(drawn.text), said("assistant", writer.spoken(drawn.guess) if wrong else drawn.reply)]
 
 
-def chat_rows(seed: int, count: int) -> Iterator[dict]:
+def chat_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
     """Yield {messages} rows of all kinds, in the proportions of MIX."""
-    writer = Writer("train", "chat", seed)
+    writer = Writer("train", "chat", seed, wide)
     kinds = [kind for kind, share in MIX.items() if kind != "translate" for _ in range(round(share * count))]
     kinds += ["translate"] * (count - len(kinds))
     writer.rng.shuffle(kinds)
@@ -204,9 +206,9 @@ def preference_row(writer: Writer) -> dict:
         "rejected": [said("assistant", guess)]}
 
 
-def preference_rows(seed: int, count: int) -> Iterator[dict]:
+def preference_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
     """Yield {prompt, chosen, rejected} rows."""
-    writer = Writer("train", "preferences", seed)
+    writer = Writer("train", "preferences", seed, wide)
     for _ in range(count):
         yield preference_row(writer)
 
@@ -235,12 +237,12 @@ def gold_rows(split: str, wanted: dict) -> Iterator[dict]:
         yield gold_row(writer, kind, held_out)
 
 
-def write(folder: Path, rows: int, seed: int) -> None:
-    """Write the five files; `rows` counts chat.jsonl, the other training files follow it."""
+def write(folder: Path, rows: int, seed: int, wide: bool = False) -> None:
+    """Write the five files; `rows` counts chat.jsonl, the other training files follow it; `wide` adds wordings."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "completion": completion_rows(seed, rows * 2 // 3), "chat": chat_rows(seed, rows),
-        "preferences": preference_rows(seed, rows // 6),
+        "completion": completion_rows(seed, rows * 2 // 3, wide), "chat": chat_rows(seed, rows, wide),
+        "preferences": preference_rows(seed, rows // 6, wide),
         "validation": gold_rows("validation", VALIDATION), "test": gold_rows("test", TEST),
     }
     for name, made in files.items():
@@ -255,8 +257,10 @@ def main() -> None:
         help="rows of chat.jsonl; completion gets two thirds, preferences one sixth")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the five files")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the training files")
+    parser.add_argument("--wording", choices=("narrow", "wide"), default="narrow",
+        help="wide: more ways to say a schedule and more around it, in the training files only")
     flags = parser.parse_args()
-    write(flags.out, flags.rows, flags.seed)
+    write(flags.out, flags.rows, flags.seed, flags.wording == "wide")
 
 
 if __name__ == "__main__":
