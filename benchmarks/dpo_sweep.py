@@ -26,8 +26,11 @@ from kit import schedules, scoring
 
 PROJECT = Path(__file__).parents[1]
 SEEDS, BATCH, MOST_STEPS, K = (0, 1, 2), 32, 24, 4
-PAIR_SETS = ("behaviour", "own", "own form", "both", "both form")
-START = {"set": "both form", "loss": "sigmoid", "lr": 3e-4, "beta": 0.1, "sft": 1.0, "steps": MOST_STEPS}
+OWN, OWN_K = 256, 2  # prompts and samples of the own pairs in the mixed sets: what two cores sample in the lesson
+# behaviour: preferences.jsonl. own: the model's replies to all its prompts, rejected ones wrong. own form: or right in
+# a form people rank lower. mixed: own pairs from the first OWN prompts, then rows of the file, MOST_STEPS batches in all.
+PAIR_SETS = ("behaviour", "own", "own form", "mixed", "mixed form")
+START = {"set": "mixed form", "loss": "sigmoid", "lr": 3e-4, "beta": 0.1, "sft": 1.0, "steps": MOST_STEPS}
 RATES = (1e-4, 3e-4, 1e-3)
 LENGTH_BETA = {"sigmoid": 1, "sigmoid_norm": 10, "ipo": 10}  # these two divide the margin by about ten ids
 PLAIN = {"set": "behaviour", "loss": "sigmoid", "lr": 1e-3, "beta": 0.1, "sft": 0.0, "steps": MOST_STEPS}
@@ -78,11 +81,15 @@ class Bench:
             trainer.train()
         model.save_pretrained(self.out / "model")
         tokenizer.save_pretrained(self.out / "model")
-        rows = list(records.read(records.find(self.dpo.Params().data), "preferences"))[: 40 if self.toy else None]
+        rows = list(records.read(records.find("data_samples/preferences.jsonl"), "preferences"))
+        rows = rows[: 40 if self.toy else None]
         for seed in SEEDS[: 1 if self.toy else None]:
             samples = pairs.sample(model, tokenizer, rows, K, seed=seed, batch_size=64 if self.toy else 1500)
             made = {"own": pairs.own(rows, samples, schedules), "own form": pairs.own(rows, samples, schedules, True)}
-            made |= {"behaviour": rows, "both": rows + made["own"], "both form": rows + made["own form"]}
+            few = [texts[:OWN_K] for texts in samples[:OWN]]
+            rest = rows[OWN : MOST_STEPS * BATCH]
+            made |= {"behaviour": rows, "mixed": pairs.own(rows[:OWN], few, schedules) + rest,
+                     "mixed form": pairs.own(rows[:OWN], few, schedules, True) + rest}
             for name, found in made.items():
                 self.file(name, seed).write_text("".join(json.dumps(row) + "\n" for row in found))
         return {"pairs": {name: len(found) for name, found in made.items()}, "device": str(model.device)}
@@ -263,7 +270,7 @@ def coarse():
              for beta in (1.0, 3.0) for lr in RATES]
     made += [{**START, "lr": lr, key: value} for lr in RATES[:2]
              for key, values in (("beta", (0.03, 0.3, 1.0)), ("sft", (0.0, 0.3, 3.0))) for value in values]
-    made += [{**START, "set": name, "lr": 1e-4, "sft": sft, "beta": beta} for name in ("behaviour", "both")
+    made += [{**START, "set": name, "lr": 1e-4, "sft": sft, "beta": beta} for name in ("behaviour", "mixed")
              for sft in (0.3, 1.0) for beta in (0.03, 0.3)]
     return made
 
@@ -338,20 +345,27 @@ def against(workers, chosen, controls):
     return out
 
 
+SHORT = {"preferred, sampled": "preferred", "right, all": "right", "right, test split": "test", "right, edits": "edits",
+         "right, right kind": "kind", "right, by hand": "hand", "valid": "valid"}
+
+
 def show(summary):
-    """One line a setting, validation first, by gain."""
+    """One line a setting, by gain; changes against the chat model in points with 95% intervals."""
     for on in ("validation", "test"):
+        print(f"\n{on}")
         found = [r for r in summary["table"] if r["on"] == on]
-        print(f"\n{on}: change against the chat model, [95%]")
         for r in sorted(found, key=lambda r: -r["told"]["preferred, sampled"][0]):
-            told = "  ".join(f"{name.replace('right, ', '')} {100 * v[0]:+.1f} [{100 * v[1]:+.1f} {100 * v[2]:+.1f}]"
-                             for name, v in r["told"].items() if name != "right, sampled")
             s = r["setting"]
-            print(f"{s['set']:9} {s['loss']:12} lr {s['lr']:.0e} beta {s['beta']:<5.3g} sft {s['sft']:<3} steps {s['steps']:<2} "
-                  f"x{r['seeds']}{' ok' if admissible(r['told']) else '   '} | {told}")
+            print(f"{s['set']:10} {s['loss']:12} lr {s['lr']:.0e} beta {s['beta']:<5.3g} sft {s['sft']:<3} steps {s['steps']:<2} "
+                  f"x{r['seeds']}{' ok' if admissible(r['told']) else '   '} | {points(r['told'])}")
     for row in summary["against control"]:
-        print("\nchosen minus control", row["control"], {k: [round(100 * x, 1) for x in v] for k, v in row["told"].items() if v})
+        print(f"\nchosen minus control at lr {row['control']['lr']:.0e} | {points(row['told'])}")
     print("\nchosen:", summary["chosen"])
+
+
+def points(told):
+    return "  ".join(f"{short} {100 * told[k][0]:+.1f} [{100 * told[k][1]:+.1f} {100 * told[k][2]:+.1f}]"
+                     for k, short in SHORT.items() if told.get(k))
 
 
 def main():
