@@ -4,7 +4,7 @@ python benchmarks/dpo_sweep.py --out DIR [--workers 12] [--seconds 200] [--toy]
 
 Trains the chat model as lessons 02 and 03 do (float32), pairs as lesson 04 does, and runs `scripts/dpo.py`'s trainer
 over a grid. Everything is chosen on validation.jsonl by a rule that was fixed before the first run: of the settings
-that take at most MOST_STEPS steps and lose no accuracy, no validity and no line of the scoreboard there, the one with
+that take at most MOST_PAIRS pairs and lose no accuracy, no validity and no line of the scoreboard there, the one with
 the largest gain in preferred replies (sampled at temperature 1). Test split and phrases by hand are scored once, for
 the chosen setting, its controls and plain DPO. Writes DIR/results.jsonl as results come and DIR/summary.json.
 """
@@ -25,15 +25,17 @@ from types import SimpleNamespace
 from kit import schedules, scoring
 
 PROJECT = Path(__file__).parents[1]
-SEEDS, BATCH, MOST_STEPS, K = (0, 1, 2), 32, 24, 4
+SEEDS, K = (0, 1, 2), 4
+MOST_PAIRS = 768  # what two cores train in the lesson's time
 OWN, OWN_K = 256, 2  # prompts and samples of the own pairs in the mixed sets: what two cores sample in the lesson
 # behaviour: preferences.jsonl. own: the model's replies to all its prompts, rejected ones wrong. own form: or right in
-# a form people rank lower. mixed: own pairs from the first OWN prompts, then rows of the file, MOST_STEPS batches in all.
+# a form people rank lower. mixed: own pairs from the first OWN prompts, then rows of the file, MOST_PAIRS in all.
 PAIR_SETS = ("behaviour", "own", "own form", "mixed", "mixed form")
-START = {"set": "mixed form", "loss": "sigmoid", "lr": 3e-4, "beta": 0.1, "sft": 1.0, "steps": MOST_STEPS}
+START = {"set": "mixed form", "loss": "sigmoid", "lr": 3e-4, "beta": 0.1, "sft": 1.0, "steps": 24, "batch": 32}
 RATES = (1e-4, 3e-4, 1e-3)
 LENGTH_BETA = {"sigmoid": 1, "sigmoid_norm": 10, "ipo": 10}  # these two divide the margin by about ten ids
-PLAIN = {"set": "behaviour", "loss": "sigmoid", "lr": 1e-3, "beta": 0.1, "sft": 0.0, "steps": MOST_STEPS}
+PLAIN = {"set": "behaviour", "loss": "sigmoid", "lr": 1e-3, "beta": 0.1, "sft": 0.0, "steps": 24,
+         "batch": 32}
 
 
 # Worker: one process with the models on the device; a job a line on stdin, a result a line on stdout
@@ -87,7 +89,7 @@ class Bench:
             samples = pairs.sample(model, tokenizer, rows, K, seed=seed, batch_size=64 if self.toy else 1500)
             made = {"own": pairs.own(rows, samples, schedules), "own form": pairs.own(rows, samples, schedules, True)}
             few = [texts[:OWN_K] for texts in samples[:OWN]]
-            rest = rows[OWN : MOST_STEPS * BATCH]
+            rest = rows[OWN:MOST_PAIRS]
             made |= {"behaviour": rows, "mixed": pairs.own(rows[:OWN], few, schedules) + rest,
                      "mixed form": pairs.own(rows[:OWN], few, schedules, True) + rest}
             for name, found in made.items():
@@ -119,9 +121,9 @@ class Bench:
             return policy, {}
         params = replace(self.dpo.Params(), data=str(self.file(job["set"], 0 if self.toy else seed)), seed=seed,
                          loss=job["loss"], learning_rate=job["lr"], beta=job["beta"], sft_weight=job["sft"],
-                         batch_size=BATCH, micro_batch_size=BATCH)
+                         batch_size=job["batch"], micro_batch_size=job["batch"])
         rows, encoded = self.dpo.load_rows(params, self.tokenizer)
-        batches = -(-len(encoded) // BATCH)
+        batches = -(-len(encoded) // job["batch"])
         params = replace(params, epochs=(job["steps"] - 0.5) / batches)  # the trainer rounds up to whole steps
         trainer = self.dpo.make_trainer(params, self.run(seed), policy, copy.deepcopy(self.base), self.tokenizer,
                                         encoded)
@@ -257,7 +259,7 @@ def admissible(told):
 
 def best(table):
     """The setting with the largest gain among the admissible ones; if none is, among all."""
-    able = [row for row in table if row["setting"]["steps"] <= MOST_STEPS]
+    able = [row for row in table if row["setting"]["steps"] * row["setting"]["batch"] <= MOST_PAIRS]
     return max([row for row in able if admissible(row["told"])] or able,
                key=lambda row: row["told"]["preferred, sampled"][0])["setting"]
 
@@ -270,6 +272,7 @@ def coarse():
              for beta in (1.0, 3.0) for lr in RATES]
     made += [{**START, "lr": lr, key: value} for lr in RATES[:2]
              for key, values in (("beta", (0.03, 0.3, 1.0)), ("sft", (0.0, 0.3, 3.0))) for value in values]
+    made += [{**START, "batch": 16, "steps": steps, "lr": lr} for steps in (24, 48) for lr in RATES[:2]]
     made += [{**START, "set": name, "lr": 1e-4, "sft": sft, "beta": beta} for name in ("behaviour", "mixed")
              for sft in (0.3, 1.0) for beta in (0.03, 0.3)]
     return made
@@ -281,6 +284,7 @@ def around(setting):
     made += [{**setting, "beta": setting["beta"] * x} for x in (1 / 3, 3)]
     made += [{**setting, "sft": x} for x in (0.0, 0.3, 1.0, 3.0) if x != setting["sft"]]
     made += [{**setting, "steps": x} for x in (8, 16, 24, 47) if x != setting["steps"]]
+    made += [{**setting, "batch": 16, "steps": steps} for steps in (setting["steps"], 2 * setting["steps"])]
     scale = LENGTH_BETA[setting["loss"]]
     made += [{**setting, "loss": loss, "beta": setting["beta"] / scale * x}
              for loss, x in LENGTH_BETA.items() if loss != setting["loss"]]
@@ -357,7 +361,7 @@ def show(summary):
         for r in sorted(found, key=lambda r: -r["told"]["preferred, sampled"][0]):
             s = r["setting"]
             print(f"{s['set']:10} {s['loss']:12} lr {s['lr']:.0e} beta {s['beta']:<5.3g} sft {s['sft']:<3} steps {s['steps']:<2} "
-                  f"x{r['seeds']}{' ok' if admissible(r['told']) else '   '} | {points(r['told'])}")
+                  f"batch {s['batch']} x{r['seeds']}{' ok' if admissible(r['told']) else '   '} | {points(r['told'])}")
     for row in summary["against control"]:
         print(f"\nchosen minus control at lr {row['control']['lr']:.0e} | {points(row['told'])}")
     print("\nchosen:", summary["chosen"])
