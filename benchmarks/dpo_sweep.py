@@ -242,6 +242,12 @@ def change(before, after, what, line="all"):
     return scoring.paired_difference(*pairs) if pairs[0] else None
 
 
+def levels(scores):
+    """The rates of one model, by the names of `verdict`."""
+    zero = {key: value if key == "groups" else [0] * len(value) for key, value in scores.items()}
+    return {name: told[0] for name, told in verdict({"scores": zero}, [{"scores": scores}]).items()}
+
+
 def verdict(start, results):
     """The numbers of one setting against the chat model: {name: (change, low, high)}."""
     before, after = [start["scores"]], [r["scores"] for r in results]
@@ -328,9 +334,23 @@ def sweep(workers, begun, seconds, toy):
     told = [r for r in table.values() if r["setting"]["loss"] == "sft" and r["seeds"] == 3]
     final = [chosen, {**chosen, "loss": "sft"}, *([best(told)] if told else []), PLAIN]
     unique = [json.loads(text) for text in dict.fromkeys(json.dumps(s, sort_keys=True) for s in final)]
-    start = measure(unique, SEEDS, at(1.0), on="test")
-    return {"chosen": chosen, "prepared": prepared, "start": start and start["scores"], "table": list(table.values()),
+    starts = {"validation": measure([], SEEDS, at(1.0)), "test": measure(unique, SEEDS, at(1.0), on="test")}
+    for row in table.values():
+        row["name"] = named(row["setting"], chosen)
+    return {"chosen": chosen, "prepared": prepared, "table": list(table.values()),
+            "start": {on: levels(result["scores"]) for on, result in starts.items() if result},
             "against control": against(workers, chosen, [s for s in unique if s["loss"] == "sft"])}
+
+
+def named(setting, chosen):
+    """What a reader calls a setting: the one thing in which it differs from the chosen one, or all it is."""
+    if setting["loss"] == "sft":
+        return f"SFT on chosen, lr {setting['lr']:.0e}" + (f", {setting['set']}" if setting["set"] != chosen["set"] else "")
+    if setting == PLAIN:
+        return "plain DPO"
+    changed = {key: value for key, value in setting.items() if value != chosen[key]}
+    return ", ".join(f"{key} {value if isinstance(value, str) else format(value, '.3g')}"
+                     for key, value in changed.items()) or "DPO"
 
 
 def against(workers, chosen, controls):
@@ -345,7 +365,7 @@ def against(workers, chosen, controls):
         if len(before) == len(after) == len(SEEDS):
             told = {"preferred, sampled": change(before, after, "sampled liked"), "valid": change(before, after, "valid"),
                     **{f"right, {line}": change(before, after, "right", line) for line in LINES}}
-            out.append({"control": control, "told": told})
+            out.append({"name": f"DPO minus {named(control, chosen)}", "control": control, "told": told})
     return out
 
 
@@ -363,7 +383,7 @@ def show(summary):
             print(f"{s['set']:10} {s['loss']:12} lr {s['lr']:.0e} beta {s['beta']:<5.3g} sft {s['sft']:<3} steps {s['steps']:<2} "
                   f"batch {s['batch']} x{r['seeds']}{' ok' if admissible(r['told']) else '   '} | {points(r['told'])}")
     for row in summary["against control"]:
-        print(f"\nchosen minus control at lr {row['control']['lr']:.0e} | {points(row['told'])}")
+        print(f"\n{row['name']} | {points(row['told'])}")
     print("\nchosen:", summary["chosen"])
 
 
