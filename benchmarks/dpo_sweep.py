@@ -119,7 +119,7 @@ class Bench:
         policy, seed = copy.deepcopy(self.base), job["seed"]
         if not job["steps"]:
             return policy, {}
-        params = replace(self.dpo.Params(), data=str(self.file(job["set"], 0 if self.toy else seed)), seed=seed,
+        params = replace(self.dpo.Params(), data=str(self.file(job["set"], 0 if self.toy else seed)), seed=seed, on_bad="skip",
                          loss=job["loss"], learning_rate=job["lr"], beta=job["beta"], sft_weight=job["sft"],
                          batch_size=job["batch"], micro_batch_size=job["batch"])
         rows, encoded = self.dpo.load_rows(params, self.tokenizer)

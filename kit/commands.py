@@ -4,13 +4,14 @@ import argparse
 import json
 import sys
 
-from kit import chat, models, schedules, scoring, show
+from kit import chat, models, runs, schedules, scoring, show
 from kit.errors import DataError, SettingsError
 
 
 def load(name):
-    """(model, tokenizer) of a chat model; raises SettingsError when it knows no role tokens."""
-    model, tokenizer = models.load(name)
+    """(model, tokenizer) of a run's name, a folder or a hub id; raises SettingsError when it knows no role tokens."""
+    run = runs.root() / name / "model"
+    model, tokenizer = models.load(run if run.is_dir() else name)
     chat.check_tokenizer(tokenizer, model)
     return model, tokenizer
 
@@ -33,7 +34,7 @@ def answer(model, tokenizer, messages, text, *, max_new_tokens=48, temperature=0
 def talk(arguments=None):
     """Talk with a chat model in the terminal; a line from a pipe is a message too."""
     parser = argparse.ArgumentParser("python -m kit.chat", description=talk.__doc__)
-    parser.add_argument("model", help="a run's model folder, or a hub id")
+    parser.add_argument("model", help="the name of a run, a model folder or a hub id")
     parser.add_argument("--system", default=schedules.SYSTEM, help="the system message (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest reply, 1 samples")
     parser.add_argument("--max_new_tokens", type=int, default=48, help="most ids of a reply")
@@ -70,7 +71,7 @@ def typed(prompt):
 def score(arguments=None):
     """Score chat models on the course's questions or on your own phrases, and compare each with the first."""
     parser = argparse.ArgumentParser("python -m kit.scoring", description=score.__doc__)
-    parser.add_argument("model", nargs="+", help="a run's model folder, or a hub id")
+    parser.add_argument("model", nargs="+", help="the name of a run, a model folder or a hub id")
     parser.add_argument("--test", default="data_samples/test.jsonl", help="conversations with what is right (JSONL)")
     parser.add_argument("--phrases", help="your phrases instead: a line is phrase, tab, right reply; prints each miss")
     parser.add_argument("--separator", help="ask for a completion of phrase + SEPARATOR, as lesson 02 trains it")

@@ -10,7 +10,7 @@ import pytest
 from bases import base
 
 from kit import chat, commands, schedules, scoring
-from kit.errors import DataError, SettingsError
+from kit.errors import DataError, MissingError, SettingsError
 
 PROJECT = Path(__file__).parents[1]
 LINES = {"at noon": "0 12 * * *", "hourly": "0 * * * *", "at 9": "0 9 * * *"}
@@ -84,6 +84,15 @@ def test_a_base_model_is_refused_in_one_sentence():
                           capture_output=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith("SettingsError: the tokenizer must hold <system> as one token")
+
+
+def test_a_run_is_known_by_its_name(folder, monkeypatch):
+    monkeypatch.setenv("KIT_RUNS", str(folder.parents[1]))
+    model, _ = commands.load(folder.parent.name)
+    other, _ = commands.load(str(folder))
+    assert model.state_dict()["model.norm.weight"].equal(other.state_dict()["model.norm.weight"])
+    with pytest.raises(MissingError, match="no model 'nothing'"):
+        commands.load("nothing")
 
 
 # Scoring
