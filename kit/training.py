@@ -217,10 +217,13 @@ def _reference(trainer):
     import torch
 
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(min(8, len(trainer.train_dataset)))])
-    batch = trainer._prepare_inputs({k: v for k, v in batch.items() if not k.startswith("ref_")})
+    ref = [batch.pop(f"ref_{side}_logps", None) for side in ("chosen", "rejected")]
+    batch = trainer._prepare_inputs(batch)
     training = trainer.model.training
     trainer.model.eval()
-    ref = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    if ref[0] is None:
+        ref = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    ref = [logps.to(batch["input_ids"].device) for logps in ref]
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, chat.IGNORED)
     with torch.no_grad(), trainer.accelerator.autocast():
         policy = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
