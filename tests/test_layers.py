@@ -16,7 +16,7 @@ FOLDER = Path(kit.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
 NAMES = [file.stem for file in FILES if file.stem != "__init__"]
 LAYERS = [{"errors"}, {"params"}, {"shapes", "tables", "sources", "records"}, {"schedules"}, {"chat"},
-          {"checkpoints", "identity", "models", "recorder", "runs", "training", "scoring", "export", "launch"}, {"show"}]
+          {"checkpoints", "identity", "models", "processes", "recorder", "runs", "training", "scoring", "export", "launch"}, {"show"}]
 LIGHT = ("errors", "params", "records", "schedules")
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "pyarrow", "pandas", "numpy",
          "matplotlib", "ipywidgets", "IPython")
