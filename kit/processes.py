@@ -121,3 +121,38 @@ def whole(trainer):
         made = get_peft_model(made, copy.deepcopy(model.active_peft_config))
     made.load_state_dict(state)
     return made.merge_and_unload() if adapted else made
+
+
+def weigh_by_tokens(trainer):
+    """Class decorator for DPOTrainer: the SFT term is the mean over the chosen ids of the whole step.
+
+    TRL 1.16 takes that mean in each micro batch and then averages the means, so a step depends on how it is split over
+    micro batches and processes (derived on three integers in lesson 06). The weight of the term is scaled by the micro
+    batch's ids over the step's mean number of them; the sum over the step is then exact.
+    """
+    collect, loss = trainer.get_batch_samples, trainer._compute_loss
+
+    def chosen_ids(batch):
+        return batch["completion_mask"].chunk(2)[0][:, 1:].sum()  # the loss predicts each id from those before it
+
+    def get_batch_samples(self, iterator, count, device):
+        import torch
+
+        samples, items = collect(self, iterator, count, device)
+        if samples:
+            total = torch.stack([sum(map(chosen_ids, samples)), torch.tensor(len(samples)).to(device)]).to(device)
+            ids, batches = self.accelerator.reduce(total, "sum")
+            self.mean_chosen_ids = ids / batches
+        return samples, items
+
+    def _compute_loss(self, model, inputs, *args, **options):
+        step = self.mean_chosen_ids if self.model.training and hasattr(self, "mean_chosen_ids") else chosen_ids(inputs)
+        weights, share = self.loss_weights, chosen_ids(inputs) / step
+        self.loss_weights = [w * share if kind == "sft" else w for kind, w in zip(self.loss_types, weights, strict=True)]
+        try:
+            return loss(self, model, inputs, *args, **options)
+        finally:
+            self.loss_weights = weights
+
+    trainer.get_batch_samples, trainer._compute_loss = get_batch_samples, _compute_loss
+    return trainer
