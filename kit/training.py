@@ -13,6 +13,7 @@ import re
 from kit import chat, models, runs, speed
 from kit.errors import MissingError, SettingsError
 from kit.preflight import Check, data_checks
+from kit.processes import join
 
 LN2 = math.log(2)
 
@@ -82,13 +83,10 @@ def hardware(batch_size, micro_batch_size, processes=None):
     taken in the dataset's order, which `sft_dataset` and `dpo_dataset` have drawn.
     """
     import torch
-    from accelerate import PartialState
     from transformers import TrainingArguments
 
     where = models.device()
-    # Without `cpu`, processes that accelerate launched on a machine without a GPU would each train alone.
-    processes = processes or PartialState(cpu=where == "cpu").num_processes
-    step = micro_batch_size * processes
+    step = micro_batch_size * (processes or join(cpu=where == "cpu"))
     if batch_size % step:
         raise SettingsError(f"batch_size must be a multiple of micro_batch_size x processes = {step}, got {batch_size}")
     checkpointing = {f.name for f in dataclasses.fields(TrainingArguments)} & {"activation_checkpointing"}
@@ -101,6 +99,7 @@ def hardware(batch_size, micro_batch_size, processes=None):
         "use_cpu": where == "cpu",
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": where == "cuda",
+        "ddp_find_unused_parameters": False,  # every trained weight is in every loss; looking for others costs a pass
         "optim": "adamw_torch_fused" if where == "cuda" else "adamw_torch",
     }
 
