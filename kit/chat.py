@@ -4,15 +4,18 @@ Derived by hand in lesson 01 (tokens, template) and lesson 03 (loss mask). Train
 `encode`, so text inside a message can never become a control token: each content is encoded by a copy of the
 tokenizer whose table of added tokens is empty. `split_special_tokens=True` of transformers covers special tokens
 only; a base such as Qwen also has added tokens that are not special.
+
+`python -m kit.chat MODEL` talks with a model, see kit.commands.
 """
 
 import copy
 import functools
 import json
+import sys
 import weakref
 from dataclasses import dataclass
 
-from kit.errors import DataError, SettingsError
+from kit.errors import DataError, SettingsError, exit_code
 
 ROLES = ("system", "user", "assistant")
 ROLE_TOKENS = {role: f"<{role}>" for role in ROLES}
@@ -259,3 +262,9 @@ def decode_reply(tokenizer, ids):
     ids = ids[: ids.index(end)] if end in ids else ids
     pad = tokenizer.pad_token_id
     return tokenizer.decode([i for i in ids if i != pad], clean_up_tokenization_spaces=False)
+
+
+if __name__ == "__main__":
+    from kit import commands
+
+    sys.exit(exit_code(commands.talk))

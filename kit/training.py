@@ -10,9 +10,10 @@ import os
 import random
 import re
 
-from kit import chat, models, runs
+from kit import chat, models, runs, speed
 from kit.errors import MissingError, SettingsError
 from kit.preflight import Check, data_checks
+from kit.processes import join
 
 LN2 = math.log(2)
 
@@ -82,13 +83,10 @@ def hardware(batch_size, micro_batch_size, processes=None):
     taken in the dataset's order, which `sft_dataset` and `dpo_dataset` have drawn.
     """
     import torch
-    from accelerate import PartialState
     from transformers import TrainingArguments
 
     where = models.device()
-    # Without `cpu`, processes that accelerate launched on a machine without a GPU would each train alone.
-    processes = processes or PartialState(cpu=where == "cpu").num_processes
-    step = micro_batch_size * processes
+    step = micro_batch_size * (processes or join(cpu=where == "cpu"))
     if batch_size % step:
         raise SettingsError(f"batch_size must be a multiple of micro_batch_size x processes = {step}, got {batch_size}")
     checkpointing = {f.name for f in dataclasses.fields(TrainingArguments)} & {"activation_checkpointing"}
@@ -101,6 +99,7 @@ def hardware(batch_size, micro_batch_size, processes=None):
         "use_cpu": where == "cpu",
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": where == "cuda",
+        "ddp_find_unused_parameters": False,  # every trained weight is in every loss; looking for others costs a pass
         "optim": "adamw_torch_fused" if where == "cuda" else "adamw_torch",
     }
 
@@ -108,13 +107,14 @@ def hardware(batch_size, micro_batch_size, processes=None):
 def score_trained_ids_only():
     """Make TRL's language-model head skip the ids that are not in the loss, as it does on a GPU.
 
-    On a CPU, TRL scores every position and then masks; ids, loss and gradients are the same either way. The switch is
-    a private name of trl.trainer.utils, so a test compares the losses and this does nothing where the name is gone.
+    On a CPU, TRL scores every position and then masks; ids, loss and gradients are the same either way. The switches
+    are private names of trl.trainer.utils, so a test compares the losses and this does nothing where a name is gone.
     """
     import trl.trainer.utils as trl_utils
 
-    if hasattr(trl_utils, "_use_triton"):
+    if hasattr(trl_utils, "_use_triton") and hasattr(trl_utils, "_ChunkedLogProbFunction"):
         trl_utils._use_triton = lambda device: True
+        trl_utils._ChunkedLogProbFunction = speed.trained_ids_head()
 
 
 def mean_loss(model, encoded, *, batch_size=32):
@@ -181,6 +181,7 @@ def preflight(trainer, tokenizer, rows):
     failed = [c for c in checks if not c.passed]
     if failed:
         raise SettingsError(f"preflight: {failed[0].name} does not hold: {failed[0].detail}")
+    speed.fit(trainer)
     return checks
 
 
@@ -215,10 +216,13 @@ def _reference(trainer):
     import torch
 
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(min(8, len(trainer.train_dataset)))])
-    batch = trainer._prepare_inputs({k: v for k, v in batch.items() if not k.startswith("ref_")})
+    ref = [batch.pop(f"ref_{side}_logps", None) for side in ("chosen", "rejected")]
+    batch = trainer._prepare_inputs(batch)
     training = trainer.model.training
     trainer.model.eval()
-    ref = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    if ref[0] is None:
+        ref = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    ref = [logps.to(batch["input_ids"].device) for logps in ref]
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, chat.IGNORED)
     with torch.no_grad(), trainer.accelerator.autocast():
         policy = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
