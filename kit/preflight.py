@@ -130,5 +130,8 @@ def batch_checks(data, collate):
     else:
         return []
     found = Counter(label for label in trained.flatten().tolist() if label != chat.IGNORED)
-    wanted = Counter(i for _, labels in examples(data.select(longest)) for i in labels if i != chat.IGNORED)
-    return [Check("a batch trains what its rows train", found == wanted, f"{found.total()} ids of {wanted.total()}")]
+    # A collator without padding drops the label of a row's first id: nothing stands before it to predict it from.
+    wanted = [Counter(i for _, labels in examples(data.select(longest)) for i in labels[first:] if i != chat.IGNORED)
+              for first in (0, 1)]
+    detail = f"{found.total()} ids of {wanted[0].total()}"
+    return [Check("a batch trains what its rows train", found in wanted, detail)]
