@@ -35,6 +35,10 @@ HELD_SHAPES = frozenset(
     )
 )
 MIX = {"translate": 0.60, "edit": 0.18, "ask": 0.08, "cannot": 0.07, "decline": 0.07}
+# What a pair of preferences.jsonl is about: the line alone over chatter, its short form over a list, a line over a
+# needless question or refusal; a question, an admission or "not a schedule" over a guess.
+PAIRS = {"bare": 0.40, "short": 0.14, "answer": 0.12, "ask": 0.12, "cannot": 0.12, "decline": 0.10}
+LINES = ("0 9 * * *", "0 0 * * *", "0 12 * * *", "* * * * *", "0 * * * *", "0 9 * * 1-5", "30 18 * * *", "0 8 * * 1")
 VALIDATION = {"translate": 240, "edit": 64, "ask": 32, "cannot": 32, "decline": 32}
 TEST = {
     ("translate", "none"): 200, ("translate", "wording"): 100, ("translate", "shape"): 60, ("edit", "none"): 76,
@@ -189,29 +193,47 @@ def chat_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
         yield {"messages": chat_row(writer, kind)}
 
 
-def preference_row(writer: Writer) -> dict:
-    """Draw one pair about behaviour: bare, canonical, asking, admitting."""
-    draw = writer.rng.random()
-    if draw < 0.65:
-        while True:
-            turns, cron = writer.conversation(str) if writer.rng.random() < 0.25 else (None, None)
-            if turns is None:
-                drawn = writer.request()
-                turns, cron = opening(drawn.text), drawn.cron
-            other = writer.rng.choice(CHATTER).format(c=cron) if draw < 0.45 else written_out(cron)
-            if other != cron:
-                return {"prompt": turns, "chosen": [said("assistant", cron)], "rejected": [said("assistant", other)]}
-    drawn = writer.draw(asking if draw < 0.82 else impossible)
-    guess = writer.rng.choice(CHATTER).format(c=drawn.guess) if writer.rng.random() < 0.5 else drawn.guess
-    return {"prompt": opening(drawn.text), "chosen": [said("assistant", drawn.reply)],
-        "rejected": [said("assistant", guess)]}
+def preference_row(writer: Writer, kind: str) -> dict:
+    """Draw one pair of a kind of PAIRS: chosen is what people rank first, and it is right."""
+    if kind in ("bare", "short", "answer"):
+        return line_pair(writer, kind)
+    drawn = writer.draw({"ask": asking, "cannot": impossible, "decline": small_talk}[kind])
+    guess = writer.rng.choice(LINES) if kind == "decline" else drawn.guess
+    other = writer.rng.choice(CHATTER).format(c=guess) if writer.rng.random() < 0.5 else guess
+    if kind == "decline" and writer.rng.random() < 0.4:
+        other = writer.draw(writer.rng.choice((asking, impossible))).reply
+    return pair(opening(drawn.text), drawn.reply, other)
+
+
+def line_pair(writer: Writer, kind: str) -> dict:
+    """Draw a pair whose chosen reply is the canonical line alone."""
+    while True:
+        if writer.rng.random() < 0.25:
+            turns, cron = writer.conversation(str)
+        else:
+            drawn = writer.request()
+            turns, cron = opening(drawn.text), drawn.cron
+        if kind == "answer":
+            other = writer.draw(writer.rng.choice((asking, asking, impossible))).reply
+        else:
+            other = writer.rng.choice(CHATTER).format(c=cron) if kind == "bare" else written_out(cron)
+        if other != cron:
+            return pair(turns, cron, other)
+
+
+def pair(turns: list[dict], chosen: str, rejected: str) -> dict:
+    """Return one preference row."""
+    return {"prompt": turns, "chosen": [said("assistant", chosen)], "rejected": [said("assistant", rejected)]}
 
 
 def preference_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
     """Yield {prompt, chosen, rejected} rows."""
     writer = Writer("train", "preferences", seed, wide)
-    for _ in range(count):
-        yield preference_row(writer)
+    kinds = [kind for kind, share in PAIRS.items() if kind != "bare" for _ in range(round(share * count))]
+    kinds += ["bare"] * (count - len(kinds))
+    writer.rng.shuffle(kinds)
+    for kind in kinds:
+        yield preference_row(writer, kind)
 
 
 def gold_row(writer: Writer, kind: str, held_out: str) -> dict:

@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from kit import checkpoints, identity
+from kit import checkpoints, identity, processes
 from kit.errors import CheckpointError, DivergedError, KitError, SettingsError
 
 EXTRA = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO only
@@ -247,3 +247,4 @@ def save_model(trainer, folder):
     logging.disable_progress_bar()  # a bar over the shards at each save
     trainer.save_model(str(folder), _internal_call=True)
     (folder / "training_args.bin").unlink(missing_ok=True)
+    processes.describe(trainer, folder)

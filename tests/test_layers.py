@@ -15,8 +15,11 @@ import kit
 FOLDER = Path(kit.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
 NAMES = [file.stem for file in FILES if file.stem != "__init__"]
-LAYERS = [{"errors"}, {"params"}, {"shapes", "tables", "sources", "records"}, {"schedules"}, {"chat"},
-          {"checkpoints", "identity", "models", "recorder", "runs", "training", "scoring", "export", "launch"}, {"show"}]
+LAYERS = [{"errors"}, {"params"}, {"shapes", "tables", "sources", "reports", "records", "memory"}, {"schedules"},
+          {"chat", "attention"},
+          {"checkpoints", "identity", "models", "recorder", "runs", "speed", "preflight", "training", "pairs", "scoring",
+           "export", "processes", "launch"},
+          {"show", "planner", "commands"}]
 LIGHT = ("errors", "params", "records", "schedules")
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "pyarrow", "pandas", "numpy",
          "matplotlib", "ipywidgets", "IPython")
