@@ -115,10 +115,11 @@ def chat_rows(given, done):
         return given.chat_rows
     left = given.seconds - RESERVED - (time.monotonic() - STARTED) - START_UP
     size, line = (sum(map(len, itertools.islice(lines_of(given, name), 2000))) for name in ("chat", "completion"))
+    longer = max(0.6 * size / line, 1)  # a part of a chat line is JSON
     # A chat row is longer; where launching kernels is the limit, a step costs the same whatever its length.
-    row = done["train_seconds"] / done["rows"] * (1 + 0.5 * (0.6 * size / line - 1))
+    row = done["train_seconds"] / done["rows"] * (1 + 0.5 * (longer - 1))
     # Reading, encoding and the preflight come before the first step, at a cost a row too.
-    row += max(done["wall_seconds"] - done["train_seconds"] - START_UP, 3) / done["rows"] * 0.6 * size / line
+    row += max(done["wall_seconds"] - done["train_seconds"] - START_UP, 3) / done["rows"] * longer
     return max(int(left / row) // given.batch_size, 1) * given.batch_size
 
 
