@@ -148,7 +148,8 @@ def weigh_by_tokens(trainer):
     def _compute_loss(self, model, inputs, *args, **options):
         step = self.mean_chosen_ids if self.model.training and hasattr(self, "mean_chosen_ids") else chosen_ids(inputs)
         weights, share = self.loss_weights, chosen_ids(inputs) / step
-        self.loss_weights = [w * share if kind == "sft" else w for kind, w in zip(self.loss_types, weights, strict=True)]
+        self.loss_weights = [weight * (share if kind == "sft" else 1)
+                             for kind, weight in zip(self.loss_types, weights, strict=True)]
         try:
             return loss(self, model, inputs, *args, **options)
         finally:

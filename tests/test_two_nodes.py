@@ -78,7 +78,7 @@ def flags(folder, run, steps=STEPS, micro=BATCH // 2):
 
 
 def start(folder, *script, **environment):
-    """The line of configs/two_nodes.yaml on each host; [process of host 0, process of host 1], their output in files."""
+    """The line of configs/two_nodes.yaml on each host; the two processes, whose output goes to files."""
     started = []
     for k, (name, interface, _) in enumerate(HOSTS):
         command = ["ip", "netns", "exec", name, ACCELERATE, "launch", "--config_file", "configs/two_nodes.yaml",
@@ -146,7 +146,8 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(hosts, folder):
     processes = start(folder, "scripts/sft_chat.py", *flags(folder, "lost", steps=10))
     assert [process.wait(timeout=120) for process in processes] == [0, 0], told(folder, 1)[-2000:]
     assert "resuming from checkpoint-" in told(folder, 0) and "trained" not in told(folder, 1)
-    launch.run("sft_chat", 1, **{f.lstrip("-").split("=")[0]: f.split("=")[1] for f in flags(folder, "alone", 10, BATCH)})
+    one_host = (flag.lstrip("-").split("=") for flag in flags(folder, "alone", 10, BATCH))
+    launch.run("sft_chat", 1, **dict(one_host))
     assert json.loads((run / "run.json").read_text())["world_size"] == 2
     check_equal(run, runs.root() / "alone-pocket")
 
