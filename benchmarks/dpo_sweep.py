@@ -367,7 +367,8 @@ def against(workers, chosen, controls):
         before = results(control)
         if len(before) == len(after) == len(SEEDS):
             told = {"preferred, sampled": change(before, after, "sampled liked"),
-                    "valid": change(before, after, "valid"), **{f"right, {line}": change(before, after, "right", line) for line in LINES}}
+                    "valid": change(before, after, "valid"),
+                    **{f"right, {line}": change(before, after, "right", line) for line in LINES}}
             out.append({"name": f"DPO minus {named(control, chosen)}", "control": control, "told": told})
     return out
 
@@ -384,7 +385,8 @@ def show(summary):
         for r in sorted(found, key=lambda r: -r["told"]["preferred, sampled"][0]):
             s = r["setting"]
             print(f"{s['set']:10} {s['loss']:12} lr {s['lr']:.0e} beta {s['beta']:<5.3g} sft {s['sft']:<3} "
-                  f"steps {s['steps']:<2} batch {s['batch']} x{r['seeds']}{' ok' if admissible(r['told']) else '   '} | {points(r['told'])}")
+                  f"steps {s['steps']:<2} batch {s['batch']} x{r['seeds']} "
+                  f"{'ok' if admissible(r['told']) else '  '} | {points(r['told'])}")
     for row in summary["against control"]:
         print(f"\n{row['name']} | {points(row['told'])}")
     print("\nchosen:", summary["chosen"])
