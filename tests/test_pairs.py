@@ -82,11 +82,10 @@ def losses(trainer, steps=3):
     return found
 
 
-def build(folder, kind, loss_type, tied=True):
-    """A trainer of 3 steps on 3 pairs; `kind` says where the reference's logps come from."""
+def build(folder, kind, loss_type, tied=True, seed=0):
+    """A trainer of 3 steps on 3 pairs; `kind` says where the reference's logps come from, `seed` is the reference's."""
     model, tokenizer = base(tied)
-    torch.manual_seed(0)
-    reference = base(tied)[0]
+    reference = base(tied, seed=seed)[0]
     config = DPOConfig(**settings(folder, num_train_epochs=1, learning_rate=1e-2, logging_steps=1, loss_type=loss_type,
                                   loss_weights=[1.0] * len(loss_type), lr_scheduler_type="constant", beta=0.5,
                                   precompute_ref_log_probs=kind == "once"), per_device_eval_batch_size=2)
@@ -104,8 +103,8 @@ def test_asked_once_or_every_step(tmp_path, loss_type, tied):
 
 
 def test_the_columns_are_the_references_logps(tmp_path):
-    once, tokenizer = build(tmp_path, "once", ["sigmoid"])
-    chosen, rejected = scoring.logps(base()[0], tokenizer, list(once.train_dataset))
+    once, tokenizer = build(tmp_path, "once", ["sigmoid"], seed=1)
+    chosen, rejected = scoring.logps(base(seed=1)[0], tokenizer, list(once.train_dataset))
     assert torch.allclose(torch.tensor(once.train_dataset["ref_chosen_logps"]), chosen, atol=1e-4)
     assert torch.allclose(torch.tensor(once.train_dataset["ref_rejected_logps"]), rejected, atol=1e-4)
 
