@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from kit import checkpoints, identity
+from kit import checkpoints, fits, identity
 from kit.errors import CheckpointError, DivergedError, KitError, SettingsError
 
 EXTRA = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO only
@@ -60,8 +60,7 @@ class Recorder(TrainerCallback):
             raise CheckpointError(f"tensors were expected, other objects came ({str(error).splitlines()[0]}); "
                                   "delete it", file=checkpoints.shown(checkpoint)) from None
         except torch.OutOfMemoryError:
-            raise SettingsError(f"{trainer.args.per_device_train_batch_size} rows at once do not fit into the GPU; "
-                                "halve per_device_train_batch_size and double gradient_accumulation_steps") from None
+            raise SettingsError(fits.sentence(trainer), file=checkpoints.shown(self.run.folder)) from None
         finally:
             trainer.remove_callback(self)
             for name in self.wrapped:
@@ -151,8 +150,10 @@ class Recorder(TrainerCallback):
         if sys.stderr.isatty():
             seconds = time.monotonic() - self.begun
             left = seconds / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
-            print(f"\rstep {state.global_step}/{state.max_steps}  {self.session_tokens / seconds:,.0f} tokens/s  "
-                  f"{left:.0f} s left  loss {loss:.4f} ", end="" if left and not self.stop else "\n", file=sys.stderr)
+            bar = "#" * (20 * state.global_step // state.max_steps)  # of 20 characters
+            print(f"\rstep {state.global_step}/{state.max_steps} [{bar:-<20}] "
+                  f"{self.session_tokens / seconds:,.0f} tokens/s  {left:.0f} s left  loss {loss:.4f} ",
+                  end="" if left and not self.stop else "\n", file=sys.stderr)
 
     def weights(self, copies=1) -> int:
         """Bytes of the weights; with copies=3 also the two moments the optimizer keeps of what is trained."""
