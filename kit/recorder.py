@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from kit import checkpoints, fits, identity
+from kit import checkpoints, fits, identity, processes
 from kit.errors import CheckpointError, DivergedError, KitError, SettingsError
 
 EXTRA = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO only
@@ -148,12 +148,10 @@ class Recorder(TrainerCallback):
     def _show(self, state, loss):
         self.session_tokens += self.tokens
         if sys.stderr.isatty():
-            seconds = time.monotonic() - self.begun
-            left = seconds / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
-            bar = "#" * (20 * state.global_step // state.max_steps)  # of 20 characters
-            print(f"\rstep {state.global_step}/{state.max_steps} [{bar:-<20}] "
-                  f"{self.session_tokens / seconds:,.0f} tokens/s  {left:.0f} s left  loss {loss:.4f} ",
-                  end="" if left and not self.stop else "\n", file=sys.stderr)
+            step, of, seconds = state.global_step, state.max_steps, time.monotonic() - self.begun
+            left = seconds / (step - self.first_step) * (of - step)
+            print(f"\rstep {step}/{of} [{'#' * (20 * step // of):-<20}] {self.session_tokens / seconds:,.0f} tokens/s  "
+                  f"{left:.0f} s left  loss {loss:.4f} ", end="" if left and not self.stop else "\n", file=sys.stderr)
 
     def weights(self, copies=1) -> int:
         """Bytes of the weights; with copies=3 also the two moments the optimizer keeps of what is trained."""
@@ -248,3 +246,4 @@ def save_model(trainer, folder):
     logging.disable_progress_bar()  # a bar over the shards at each save
     trainer.save_model(str(folder), _internal_call=True)
     (folder / "training_args.bin").unlink(missing_ok=True)
+    processes.describe(trainer, folder)

@@ -7,7 +7,7 @@ from importlib import metadata
 
 from kit import chat
 
-LESSONS = ("start here", "tokenizer", "completion SFT", "chat SFT", "DPO", "evaluate")
+LESSONS = ("start here", "tokenizer", "completion SFT", "chat SFT", "DPO", "evaluate", "many GPUs", "speed")
 COLOURS = {"trained": "#b7e4c7", "ignored": "#e9ecef", "control": "#a9c9f5"}
 
 

@@ -36,6 +36,9 @@ class Lesson:
 
     def __init__(self, name, folder):
         script, text = export.script(NOTEBOOKS[name])
+        if name == "dpo" and "weigh_by_tokens" not in text:
+            text = text.replace("class PairTrainer(", "@processes.weigh_by_tokens\nclass PairTrainer(")
+            text = text.replace("from kit import chat, models,", "from kit import chat, models, processes,")
         self.name, self.script = name, folder / script
         self.script.write_text(text)
         spec = importlib.util.spec_from_file_location(name, self.script)
@@ -47,8 +50,6 @@ class Lesson:
             self.data.write_text("".join(itertools.islice(source, ROWS)))
 
     def settings(self, run, **changes):
-        # TRL averages DPO's SFT term over a micro batch, so with it a step does depend on the micro batch.
-        changes = {"sft_weight": 0.0, **changes} if self.name == "dpo" else changes
         return {"model": "pocket", "start": "", "data": str(self.data), "run": f"{run}_{self.name}", "warmup_steps": 0,
                 "epochs": BATCH * STEPS / ROWS, "batch_size": BATCH, "micro_batch_size": BATCH, **changes}
 

@@ -15,9 +15,11 @@ import kit
 FOLDER = Path(kit.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
 NAMES = [file.stem for file in FILES if file.stem != "__init__"]
-LAYERS = [{"errors"}, {"params", "memory"}, {"shapes", "tables", "sources", "records"}, {"schedules"}, {"chat"},
-          {"checkpoints", "fits", "identity", "models", "recorder", "runs", "training", "scoring", "export", "launch"},
-          {"show", "planner"}]
+LAYERS = [{"errors"}, {"params"}, {"shapes", "tables", "sources", "reports", "records", "memory"}, {"schedules"},
+          {"chat", "attention"},
+          {"checkpoints", "identity", "models", "recorder", "runs", "speed", "fits", "preflight", "training", "pairs",
+           "scoring", "export", "processes", "launch"},
+          {"show", "planner", "commands"}]
 LIGHT = ("errors", "params", "memory", "records", "schedules")
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "pyarrow", "pandas", "numpy",
          "matplotlib", "ipywidgets", "IPython")
