@@ -2,11 +2,12 @@
 
     python benchmarks/memory_gpu.py [--jobs 3] [--limit 150] [--out benchmarks/results/memory_gpu.jsonl]
 
-One process a setting, random weights and ids, three steps. On a GPU the peak is torch.cuda.max_memory_allocated; without
-one, toy shapes are trained on the CPU and the peak is what torch's allocator reports to the profiler.
+One process a setting, random weights and ids, three steps. On a GPU the peak is torch.cuda.max_memory_allocated;
+without one, toy shapes are trained on the CPU and the peak is what torch's allocator reports to the profiler.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from kit import memory
+from kit import memory, planner
 
 SMALL, QWEN, LARGE = "SmolLM2-135M", "Qwen3-0.6B", "SmolLM2-1.7B"
 SETTINGS = {
@@ -154,6 +155,7 @@ def measure(setting, config):
             return phases.peaks
         from torch.profiler import ProfilerActivity, profile
 
+        gc.collect()  # what an earlier training left would be taken off
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             built = trainer(setting, config, folder)
             phases = Phases(built)
@@ -176,7 +178,7 @@ def child(name):
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     shape, changes = SETTINGS[name]
-    config, setting = memory.SHAPES[shape], memory.Training(**changes)
+    config, setting = planner.SHAPES[shape], memory.Training(**changes)
     gpu = torch.cuda.is_available()
     if not gpu:
         config, setting = toy(config, setting)

@@ -26,7 +26,7 @@ from kit.errors import exit_code
 
 TOLERANCE = 1e-3  # nats, of each step's loss
 STEPS, SAVE, STOP = 12, 4, 6
-KINDS = ("sft", "dpo")
+KINDS, COLUMNS = ("sft", "dpo"), ("step", "batch_hash", "lr", "tokens")
 
 
 def build(run, kind, gpu):
@@ -85,8 +85,9 @@ CHILDREN = []
 
 def start(*names, fault=""):
     """A process that trains the runs."""
-    CHILDREN.append(subprocess.Popen([sys.executable, __file__, "--runs", *names], text=True, stdout=subprocess.PIPE,
-                                     stderr=subprocess.STDOUT, env=os.environ | ({"KIT_FAULT": fault} if fault else {})))
+    env = os.environ | ({"KIT_FAULT": fault} if fault else {})
+    CHILDREN.append(subprocess.Popen([sys.executable, __file__, "--runs", *names], text=True, env=env,
+                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     return CHILDREN[-1]
 
 
@@ -125,7 +126,7 @@ def compare(kind, how):
     a, b = runs.metrics(whole), runs.metrics(other)
     state, again = (torch.load(run.folder / f"checkpoint-{STEPS}" / "rng_state.pth", weights_only=False)
                     for run in (whole, other))
-    columns = {key: [row[key] for row in a] == [row[key] for row in b] for key in ("step", "batch_hash", "lr", "tokens")}
+    columns = {key: [row[key] for row in a] == [row[key] for row in b] for key in COLUMNS}
     apart = [abs(x["loss"] - y["loss"]) for x, y in zip(a, b, strict=True)]
     return {"kind": kind, "run": how, **columns, "random states": equal(state, again), "loss apart": max(apart),
             "weights": whole.report["weights_sha256"] == other.report["weights_sha256"],
@@ -167,7 +168,7 @@ def main():
         rows = measure()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    holds = ("step", "batch_hash", "lr", "tokens", "random states")
+    holds = (*COLUMNS, "random states")
     for row in rows:
         print(f"{row['kind']} {row['run']:8} " + "  ".join(f"{key} {'same' if row[key] else 'OTHER'}" for key in holds)
               + f"  loss within {row['loss apart']:.1e}  weights {'same' if row['weights'] else 'other'}")

@@ -15,17 +15,6 @@ PRECISIONS = {"fp32": (4, 4, 8, 4, 4), "autocast": (4, 4, 8, 2, 4), "bf16": (2, 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
 TILE = (4096, 32768)  # ids x vocabulary entries that TRL's head scores at once (trl.kernels.chunked_logprob)
 WORKSPACE = 2 * (1 << 25)  # cuBLAS on a Hopper GPU: 32 MiB for each thread that multiplies, forward and backward
-SHAPES = {  # configs of the models that the course computes with
-    "SmolLM2-135M": dict(model_type="llama", hidden_size=576, num_hidden_layers=30, num_attention_heads=9,
-                         num_key_value_heads=3, intermediate_size=1536, vocab_size=49152, tie_word_embeddings=True),
-    "Qwen3-0.6B": dict(model_type="qwen3", hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, head_dim=128,
-                       num_key_value_heads=8, intermediate_size=3072, vocab_size=151936, tie_word_embeddings=True),
-    "SmolLM2-1.7B": dict(model_type="llama", hidden_size=2048, num_hidden_layers=24, num_attention_heads=32,
-                         num_key_value_heads=32, intermediate_size=8192, vocab_size=49152, tie_word_embeddings=True),
-    "Qwen3-8B": dict(model_type="qwen3", hidden_size=4096, num_hidden_layers=36, num_attention_heads=32, head_dim=128,
-                     num_key_value_heads=8, intermediate_size=12288, vocab_size=151936, tie_word_embeddings=False),
-}
-MARGIN = 1.1  # the largest error measured, see benchmarks/README.md, and what the allocator cannot use
 TERMS = ("weights", "reference", "gradients", "optimizer", "bf16 copies", "activations", "logits", "buffers")
 
 
@@ -80,7 +69,7 @@ def shape(config):
     kv_heads, head = read("num_key_value_heads") or heads, read("head_dim") or hidden // heads
     biases = read("attention_bias", read("model_type") == "qwen2") and head * (heads + 2 * kv_heads)
     return Shape(hidden, layers, heads, kv_heads, head, width, vocab, bool(read("tie_word_embeddings")),
-                 read("model_type") in ("qwen3", "smollm3_qk"), int(biases or 0))
+                 read("model_type") == "qwen3", int(biases or 0))
 
 
 @dataclass(frozen=True)
@@ -164,7 +153,7 @@ def _head(s, t):
 
 
 def _head_backward(s, t):
-    """(logits, gradient of the table): the same, and both gradients in float32, 4hN and 4Vh, cast if weights are bf16."""
+    """(logits, gradient of the table): the same, and gradients in float32, 4hN and 4Vh, cast if weights are bf16."""
     wide = 4 + (PRECISIONS[t.precision][4] % 4)
     return _head(s, t) + wide * s.hidden * round(t.ids * t.trained), wide * s.table
 
@@ -180,39 +169,65 @@ def plan(config, training):
     """
     s, t = shape(config), training
     if t.precision not in PRECISIONS or t.strategy not in STRATEGIES:
-        raise SettingsError(f"precision in {', '.join(PRECISIONS)} and strategy in {', '.join(STRATEGIES)} were expected, "
-                            f"{t.precision} and {t.strategy} came")
-    _, gradient, _, c, r = PRECISIONS[t.precision]
+        raise SettingsError(f"a precision of {', '.join(PRECISIONS)} and a strategy of {', '.join(STRATEGIES)} were "
+                            f"expected, {t.precision} and {t.strategy} came")
     trained, fixed = _fixed(s, t)
-    full, tied = not t.lora_rank, s.table if s.tied else 0
+    moments = {**_forward(s, t), **_backward(s, t, trained)}
+    return Plan({moment: {term: fixed.get(term, 0) + terms.get(term, 0) for term in TERMS}
+                 for moment, terms in moments.items()})
+
+
+def _kept(s, t):
+    """Bytes that all layers keep, r h T each with checkpointing, and the input of the last norm."""
+    r = PRECISIONS[t.precision][4]
+    return s.layers * (r * s.hidden * t.ids if t.checkpointing else layer_activations(s, t)) + r * s.hidden * t.ids
+
+
+def _copy(s, t):
+    """(bf16 copies of a layer's weights under autocast, those of them that train)."""
+    if t.precision != "autocast" or _gathers(t):
+        return 0, 0
+    mine = 2 * s.adapters(t.lora_rank) // s.layers
+    return 2 * s.linear + mine, mine or 2 * s.linear
+
+
+def _forward(s, t):
+    """Moments without gradients of this micro batch; autocast's cache of trained weights lasts until a pass ends."""
+    _, _, _, c, r = PRECISIONS[t.precision]
+    stream, (copy, cached) = s.hidden * t.ids, _copy(s, t)
+    saved = 0 if t.checkpointing else s.layers * copy
+    activations = _kept(s, t) + (4 + r) * stream  # and the last norm's values and output
+    moments = {"end of forward": {"bf16 copies": max(saved, s.layers * cached), "activations": activations,
+                                  "logits": _head(s, t)}}
+    if t.kind == "dpo" and t.reference == "model":  # while the policy's activations wait
+        inside = 3 * (r * stream + c * s.width * t.ids) - r * stream
+        moments["reference"] = {"bf16 copies": saved + (0 if t.lora_rank else s.layers * cached),
+                                "activations": activations, "logits": max(_head(s, t), inside)}
+    return moments
+
+
+def _backward(s, t, trained):
+    """Moments from the loss back to the embedding: activations go, gradients come."""
+    _, gradient, _, c, r = PRECISIONS[t.precision]
+    stream, layer, (copy, _) = s.hidden * t.ids, layer_activations(s, t), _copy(s, t)
+    kept, copies = _kept(s, t), 0 if t.checkpointing else s.layers * copy
+    scores, table = _head_backward(s, t)
+    # Gradients inside an MLP beyond what they replace; what enters an adapter is a float32 for a moment.
+    mlp = t.ids * (r * s.hidden + (4 if t.lora_rank and c < 4 else 2) * c * s.width)
+    again = t.accumulation > 1  # the gradients of earlier micro batches are there already
     parts = t.processes if t.strategy in ("zero2", "zero3", "fsdp2") else 1
-    stream, layer = t.ids * s.hidden, layer_activations(s, t)
-    kept = s.layers * (r * stream if t.checkpointing else layer) + r * stream  # and what enters the last norm
-    mine = c * s.adapters(t.lora_rank) // s.layers
-    copy = c * s.linear + mine if t.precision == "autocast" and not _gathers(t) else 0
-    copies = 0 if t.checkpointing else s.layers * copy  # saved for the backward pass
-    cached = s.layers * (copy if full else min(mine, copy))  # autocast's cache: weights that train, until a pass ends
-    head, (scores, table) = _head(s, t), _head_backward(s, t)
-    mlp = t.ids * (r * s.hidden + (2 if full or c == 4 else 4) * c * s.width)  # adapters work in float32 inside
-    moments = {}
-
-    def at(moment, **terms):
-        moments[moment] = {term: fixed.get(term, 0) + terms.get(term.replace(" ", "_"), 0) for term in TERMS}
-
-    norm = (4 + r) * stream
-    at("end of forward", bf16_copies=max(copies, cached), activations=kept + norm, logits=head)
-    if t.kind == "dpo" and t.reference == "model":
-        inside = t.ids * 3 * (r * s.hidden + c * s.width) - r * stream  # of the reference's MLP
-        at("reference", bf16_copies=copies + cached, activations=kept + norm, logits=max(head, inside))
-    at("loss", bf16_copies=copies, activations=kept + norm, logits=scores, gradients=table)
-    at("last norm", bf16_copies=copies, activations=kept, gradients=table, buffers=20 * stream)
-    at("last layer", bf16_copies=max(copies, copy), activations=kept + (layer if t.checkpointing else 0),
-       gradients=table, buffers=mlp)
-    rest = trained - (s.linear - s.hidden * s.width if full else 0)
-    at("first layer", bf16_copies=copy, activations=layer + r * stream, buffers=mlp,
-       gradients=gradient * rest // parts + (table if parts > 1 else 0))
-    at("embedding", gradients=gradient * trained // parts + gradient * tied, activations=r * stream)
-    return Plan(moments)
+    rest = trained - (0 if t.lora_rank else s.linear - s.hidden * s.width)
+    held = gradient * s.table * s.tied  # of a tied table, from the head, until the embedding adds its own
+    return {
+        "loss": {"bf16 copies": copies, "activations": kept + (4 + r) * stream, "logits": scores, "gradients": table},
+        "last norm": {"bf16 copies": copies, "activations": kept, "gradients": table, "buffers": 20 * stream},
+        "last layer": {"bf16 copies": max(copies, copy), "activations": kept + (layer if t.checkpointing else 0),
+                       "gradients": table, "buffers": mlp},
+        "first layer": {"bf16 copies": copy, "activations": layer + r * stream, "buffers": mlp,
+                        "gradients": held if again else gradient * rest // parts + (held if parts > 1 else 0)},
+        "embedding": {"activations": r * stream, "gradients": held + (gradient * s.table if again
+                                                                      else gradient * trained // parts)},
+    }
 
 
 def _gathers(t):
@@ -233,19 +248,3 @@ def _fixed(s, t):
     return trained, {"weights": weights // (n if stage == 3 else 1), "reference": reference // (n if stage == 3 else 1),
                      "optimizer": optimizer * trained // (n if stage else 1), "buffers": buffers,
                      "gradients": gradient * trained // (n if stage > 1 else 1) if t.accumulation > 1 else 0}
-
-
-def fitting(config, training, room):
-    """Settings with the same batch_size whose peak, times MARGIN, is at most `room` bytes; the fastest first.
-
-    Tried are fewer rows at once with more micro batches, each without and with checkpointing.
-    """
-    found, rows = [], training.micro_batch_size
-    while rows:
-        for checkpointing in {training.checkpointing, True}:
-            tried = replace(training, micro_batch_size=rows, checkpointing=checkpointing,
-                            accumulation=training.accumulation * training.micro_batch_size // rows)
-            if plan(config, tried).peak * MARGIN <= room:
-                found.append(tried)
-        rows = next((n for n in range(rows // 2, 0, -1) if training.micro_batch_size % n == 0), 0)
-    return sorted(found, key=lambda t: (t.checkpointing, -t.micro_batch_size))
