@@ -43,7 +43,21 @@ def join(cpu=False) -> int:
     came = PartialState(cpu=cpu, **({"timeout": wait} if launched > 1 else {})).num_processes
     if came != launched:
         raise SettingsError(f"{launched} processes must train together, {came} came; unset your ACCELERATE_ variables")
+    if launched == 1:
+        _one_gpu()
     return came
+
+
+def _one_gpu():
+    """One process trains on one GPU: of several, transformers would make a DataParallel model, which TRL refuses."""
+    from transformers import TrainingArguments
+
+    counted = TrainingArguments.n_gpu.fget
+    if counted.__name__ != "at_most_one":
+        def at_most_one(self):
+            return min(1, counted(self))
+
+        TrainingArguments.n_gpu = property(at_most_one)
 
 
 def _fsdp_on_cpu():
