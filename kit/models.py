@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from kit import attention
 from kit.errors import MissingError, SettingsError
 
 PROJECT = Path(__file__).parents[1]
@@ -62,7 +63,16 @@ def load(name, *, random_seed=None, where=None):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot load a model from {name!r}: {str(error).splitlines()[0]}") from None
-    return model.to(where or device()), tokenizer
+    model.get_input_embeddings().register_forward_hook(_narrow)
+    return attention.use(model.to(where or device())), tokenizer
+
+
+def _narrow(embedding, ids, states):
+    """Under autocast the states between layers take its dtype, as with bfloat16 weights; the float32 weights stay."""
+    import torch
+
+    kind = states.device.type
+    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
 
 
 def find(name):

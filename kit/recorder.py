@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from kit import checkpoints, identity, processes
+from kit import checkpoints, fits, identity, processes
 from kit.errors import CheckpointError, DivergedError, KitError, SettingsError
 
 EXTRA = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO only
@@ -61,8 +61,7 @@ class Recorder(TrainerCallback):
             raise CheckpointError(f"tensors were expected, other objects came ({str(error).splitlines()[0]}); "
                                   "delete it", file=checkpoints.shown(checkpoint)) from None
         except torch.OutOfMemoryError:
-            raise SettingsError(f"{trainer.args.per_device_train_batch_size} rows at once do not fit into the GPU; "
-                                "halve per_device_train_batch_size and double gradient_accumulation_steps") from None
+            raise SettingsError(fits.sentence(trainer), file=checkpoints.shown(self.run.folder)) from None
         finally:
             trainer.remove_callback(self)
             for name in self.wrapped:
@@ -153,10 +152,10 @@ class Recorder(TrainerCallback):
         seconds, terminal = time.monotonic() - self.begun, sys.stderr.isatty()
         if terminal or ("KIT_LIVE" in os.environ and seconds > self.next_line):
             self.next_line = seconds + LINE_SECONDS
-            left = seconds / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
-            back = "\r" if terminal else ""
-            print(f"{back}step {state.global_step}/{state.max_steps}  "
-                  f"{self.session_tokens / seconds:,.0f} tokens/s  {left:.0f} s left  loss {loss:.4f} ",
+            step, of = state.global_step, state.max_steps
+            left = seconds / (step - self.first_step) * (of - step)
+            start = f"\rstep {step}/{of} [{'#' * (20 * step // of):-<20}]" if terminal else f"step {step}/{of}"
+            print(f"{start}  {self.session_tokens / seconds:,.0f} tokens/s  {left:.0f} s left  loss {loss:.4f} ",
                   end="" if terminal and left and not self.stop else "\n", file=sys.stderr, flush=True)
 
     def weights(self, copies=1) -> int:

@@ -224,6 +224,13 @@ def chat_box(model, tokenizer, system, script):
     return Shown(static.text, rich=static.rich, widget=widget)
 
 
+def memory_plan(model="Qwen3-0.6B", **settings):
+    """GPU memory of each way to train `model`, term by term; the settings are those of kit.planner.memory_plan."""
+    from kit import planner
+
+    return planner.memory_plan(model, **settings)
+
+
 def environment():
     """What a bug report needs: versions and hardware; no path, no name, no environment variable."""
     import os

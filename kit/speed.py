@@ -1,0 +1,142 @@
+"""What makes TRL's trainers as fast as the hardware: layers, head, and how many rows at once. Measured in lesson 07."""
+
+import functools
+
+from kit import models
+from kit.errors import MissingError, SettingsError
+
+TOKENS = 32_768  # in one micro batch: enough to fill a large GPU with a small model
+
+
+def fused_layers(model):
+    """Norm, rotary and gated layers of `model` as Liger's kernels (CUDA); returns the model.
+
+    TRL's own switch for them is deprecated. Its head stays, so Liger's losses are left out. Raises MissingError where
+    Liger is not installed.
+    """
+    try:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    except ImportError:
+        raise MissingError("fused layers need the package liger-kernel; run `pip install liger-kernel`") from None
+    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
+    return model
+
+
+def compiled_layers(model):
+    """Each layer of `model` compiled, one graph for all of them and for all lengths; returns the model.
+
+    The whole model is not: its embedding and head change with each batch's documents, and compile again each time.
+    """
+    for layer in model.base_model.layers:
+        layer.compile(dynamic=True)
+    return model
+
+
+def micro_batch_size(lengths, batch_size, processes=1, tokens=TOKENS):
+    """Largest number of rows at once that divides a step and whose rows hold at most `tokens` ids on average.
+
+    lengths: ids of each row. Accumulation does the rest, so the steps stay the same.
+    """
+    mine = batch_size // processes
+    most = max(1, int(tokens * len(lengths) / sum(lengths)))
+    return max(n for n in range(1, mine + 1) if mine % n == 0 and n <= most)
+
+
+@functools.cache
+def trained_ids_head():
+    """TRL's head as one function for a CPU: log-probabilities, entropies and hits of the ids in the loss.
+
+    The same call and numbers as trl.kernels.ChunkedLogProbFunction, which computes the scores twice and in tiles, as a
+    GPU needs it. Entropies carry no gradient. Scaled, capped or biased scores, autocast and GPUs stay with TRL's.
+    """
+    import torch
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+
+    class TrainedIds(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, hidden, weight, targets):
+            scores = hidden @ weight.t()
+            log_z, rows = scores.logsumexp(-1), torch.arange(len(targets))
+            logps, hits = scores[rows, targets] - log_z, scores.argmax(-1) == targets
+            p = (scores - log_z[:, None]).exp_()
+            entropy = log_z - torch.linalg.vecdot(p, scores)
+            ctx.save_for_backward(hidden, weight, targets, p)
+            ctx.mark_non_differentiable(entropy, hits)
+            return logps, entropy, hits
+
+        @staticmethod
+        def backward(ctx, grad, *_):
+            hidden, weight, targets, p = ctx.saved_tensors
+            p = p.mul_(-grad[:, None])
+            p[torch.arange(len(targets)), targets] += grad
+            return p @ weight, p.t() @ hidden, None
+
+    class Head:
+        @staticmethod
+        def apply(hidden, weight, bias, targets, temperature, chunk, softcap, scale, outputs):
+            plain = bias is None and softcap is None and (temperature, scale) == (1.0, 1.0)
+            if not plain or hidden.device.type != "cpu" or hidden.dtype != weight.dtype or "mean_logits" in outputs \
+                    or "log_sum_sq_probs" in outputs or torch.is_autocast_enabled("cpu"):
+                return ChunkedLogProbFunction.apply(hidden, weight, bias, targets, temperature, chunk, softcap, scale,
+                                                    outputs)
+            logps, entropy, hits = TrainedIds.apply(hidden, weight, targets)
+            return logps, entropy if "entropy" in outputs else None, None, None, hits if "is_top1" in outputs else None
+
+    return Head
+
+
+def fit(trainer):
+    """Try the longest rows of `trainer` once; while they do not fit into the GPU, take fewer at once, and say so.
+
+    Accumulation grows by as much, so the steps stay the same. One row that does not fit is tried again with
+    checkpointing. Raises SettingsError when that does not fit either. Does nothing without a GPU.
+    """
+    if models.device() != "cuda" or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return
+    args, asked, checkpointed = trainer.args, trainer.args.per_device_train_batch_size, False
+    while not _tried(trainer):
+        rows = args.per_device_train_batch_size
+        if rows > 1:
+            fewer = next(n for n in range(rows // 2, 0, -1) if rows % n == 0)
+            args.gradient_accumulation_steps *= rows // fewer
+            args.per_device_train_batch_size = trainer._train_batch_size = fewer
+        elif not checkpointed:
+            checkpointed = True
+            trainer.model.gradient_checkpointing_enable()
+        else:
+            raise SettingsError("one row and a checkpointed model were expected to fit into the GPU, they do not; lower "
+                                "max_length, or take a smaller model or adapters")
+    if checkpointed or args.per_device_train_batch_size < asked:
+        print(f"{asked} rows at once do not fit into the GPU: {args.per_device_train_batch_size} at once, "
+              f"{args.gradient_accumulation_steps} times a step{', with checkpointing' * checkpointed}; same steps")
+
+
+def _tried(trainer):
+    """Whether forward and backward of the longest rows fit beside the optimizer's two moments, on all processes."""
+    import torch
+
+    model, args, data = trainer.model, trainer.args, trainer.train_dataset
+    names = [name for name in ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids") if name in data.column_names]
+    lengths = [sum(map(len, row)) for row in zip(*(data[name] for name in names), strict=True)]
+    longest = sorted(range(len(data)), key=lengths.__getitem__)[-args.per_device_train_batch_size :]
+    trained, fits = sum(p.numel() for p in model.parameters() if p.requires_grad), True
+    state, mode, loss = torch.cuda.get_rng_state(), model.training, None
+    model.train()
+    try:
+        moments = torch.empty(2 * trained, device=args.device)
+        batch = trainer._prepare_inputs(trainer.data_collator([data[i] for i in longest]))
+        with trainer.accelerator.autocast():
+            loss = trainer.compute_loss(model, batch)
+        loss.backward()
+        del moments
+    except torch.OutOfMemoryError:
+        fits = False
+    loss = batch = moments = None
+    model.zero_grad(set_to_none=True)
+    model.train(mode)
+    torch.cuda.set_rng_state(state)
+    torch.cuda.empty_cache()
+    trainer._metrics["train"].clear()
+    trainer._total_train_tokens = 0
+    failed = trainer.accelerator.reduce(torch.tensor([int(not fits)], device=args.device), "sum")
+    return int(failed) == 0
