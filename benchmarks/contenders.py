@@ -387,7 +387,7 @@ def ceiling(spec):
         sync()
         best = max(best, 20 * size**3 / (middle - begun) / 1e12)
         copy = max(copy, 20 * x.nbytes / (time.perf_counter() - middle) / 1e12)
-    return {"matmul_tflops": round(best, 2), "copy_tb_per_s": round(copy, 3)}
+    return {"matmul_tflops": round(best, 3), "copy_tb_per_s": round(copy, 4)}
 
 
 def answer(spec):
