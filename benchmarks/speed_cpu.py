@@ -1,6 +1,6 @@
 """Real ids a second of TRL's defaults, of the recipe TRL documents, of raw loops, and of ours, on this machine's CPU.
 
-    python benchmarks/speed_cpu.py [--seconds 5] [--round 0] [--round 1] [--out benchmarks/results/speed_cpu.json]
+    python benchmarks/speed_cpu.py [--steps 8] [--round 0] [--round 1] [--out benchmarks/results/speed_cpu.json]
 
 The pocket shape on rows as long as those of lesson 03. Each contender is a process of its own; round 1 goes in opposite
 order. Ids a processor second are the number to compare: other programs disturb it least.
@@ -29,7 +29,8 @@ def measure(options):
     found = json.loads(out.read_text()) if out.is_file() else {"hardware": contenders.hardware(), "rows": ROWS, "runs": []}
     for number in options.round or [0, 1]:
         ceiling = {"task": "ceiling", "way": "matmul and copy", "seconds": 2.0}
-        specs = [ceiling, *({**ROWS, "way": way, "seconds": options.seconds} for way in WAYS[:: 1 - 2 * number])]
+        specs = [ceiling, *({**ROWS, "way": way, "steps": options.steps * (2 if way == "TRL defaults" else 1)}
+                            for way in WAYS[:: 1 - 2 * number])]
         for spec in specs:
             told = {"way": spec["way"], "round": number,
                     **forked(functools.partial(contenders.answer, dict(spec)), options.limit)}
@@ -59,7 +60,7 @@ def table(found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5, help="measured for each contender")
+    parser.add_argument("--steps", type=int, default=8, help="measured for each contender; twice as many of TRL's small ones")
     parser.add_argument("--limit", type=float, default=180, help="seconds after which a contender is given up")
     parser.add_argument("--round", type=int, action="append", choices=[0, 1], help="only this round; both by default")
     parser.add_argument("--out", default="benchmarks/results/speed_cpu.json", help="results, added to what is there")
