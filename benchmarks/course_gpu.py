@@ -1,11 +1,14 @@
 """The course with one model on one GPU: the lessons' scripts one after the other, every stage scored and timed.
 
-    for seed in 8 9 10 11 12; do python data_samples/make.py --rows 65000 --seed $seed --wording wide --out DATA/$seed; done
+    for seed in 8 9 10 11 12; do
+        python data_samples/make.py --rows 65000 --seed $seed --wording wide --out DATA/$seed
+    done
     python benchmarks/course_gpu.py --data DATA/* --out OUT [--seconds 420]
 
 Each stage reads its file in the folders of --data one after the other, each row once. Completion SFT and DPO see a
-fixed number of rows; chat SFT sees as many as fit into --seconds at the speed that completion SFT showed. A stage whose run is finished is not trained again, and OUT/course_gpu.json is written after
-each, so a second call goes on where the first one ended.
+fixed number of rows; chat SFT sees as many as fit into --seconds at the speed that completion SFT showed. A stage whose
+run is finished is not trained again, and OUT/course_gpu.json is written after each, so a second call goes on where the
+first one ended.
 """
 
 import argparse
@@ -112,10 +115,11 @@ def chat_rows(given, done):
         return given.chat_rows
     left = given.seconds - RESERVED - (time.monotonic() - STARTED) - START_UP
     size, line = (sum(map(len, itertools.islice(lines_of(given, name), 2000))) for name in ("chat", "completion"))
+    longer = max(0.6 * size / line, 1)  # a part of a chat line is JSON
     # A chat row is longer; where launching kernels is the limit, a step costs the same whatever its length.
-    row = done["train_seconds"] / done["rows"] * (1 + 0.5 * (0.6 * size / line - 1))
+    row = done["train_seconds"] / done["rows"] * (1 + 0.5 * (longer - 1))
     # Reading, encoding and the preflight come before the first step, at a cost a row too.
-    row += max(done["wall_seconds"] - done["train_seconds"] - START_UP, 3) / done["rows"] * 0.6 * size / line
+    row += max(done["wall_seconds"] - done["train_seconds"] - START_UP, 3) / done["rows"] * longer
     return max(int(left / row) // given.batch_size, 1) * given.batch_size
 
 
@@ -146,7 +150,8 @@ def ask(stage, folder, given, questions):
 def facts(given):
     """What was run, on what."""
     return {"model": given.model, "date": datetime.date.today().isoformat(), "versions": identity.environment(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seed": 0, "data": [folder.name for folder in given.data], "command": sys.argv[1:], "stages": {}}
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seed": 0,
+            "data": [folder.name for folder in given.data], "command": sys.argv[1:], "stages": {}}
 
 
 def table(found):

@@ -119,7 +119,8 @@ class Bench:
         policy, seed = copy.deepcopy(self.base), job["seed"]
         if not job["steps"]:
             return policy, {}
-        params = replace(self.dpo.Params(), data=str(self.file(job["set"], 0 if self.toy else seed)), seed=seed, on_bad="skip",
+        file = self.file(job["set"], 0 if self.toy else seed)
+        params = replace(self.dpo.Params(), data=str(file), on_bad="skip", seed=seed,
                          loss=job["loss"], learning_rate=job["lr"], beta=job["beta"], sft_weight=job["sft"],
                          batch_size=job["batch"], micro_batch_size=job["batch"])
         rows, encoded = self.dpo.load_rows(params, self.tokenizer)
@@ -253,7 +254,8 @@ def verdict(start, results):
     before, after = [start["scores"]], [r["scores"] for r in results]
     out = {f"right, {line}": change(before, after, "right", line) for line in LINES}
     out |= {"valid": change(before, after, "valid"), "preferred, sampled": change(before, after, "sampled liked"),
-            "right, sampled": change(before, after, "sampled right"), "preferred, greedy": change(before, after, "liked")}
+            "right, sampled": change(before, after, "sampled right"),
+            "preferred, greedy": change(before, after, "liked")}
     return {name: value for name, value in out.items() if value}
 
 
@@ -345,7 +347,8 @@ def sweep(workers, begun, seconds, toy):
 def named(setting, chosen):
     """What a reader calls a setting: the one thing in which it differs from the chosen one, or all it is."""
     if setting["loss"] == "sft":
-        return f"SFT on chosen, lr {setting['lr']:.0e}" + (f", {setting['set']}" if setting["set"] != chosen["set"] else "")
+        other = f", {setting['set']}" if setting["set"] != chosen["set"] else ""
+        return f"SFT on chosen, lr {setting['lr']:.0e}{other}"
     if setting == PLAIN:
         return "plain DPO"
     changed = {key: value for key, value in setting.items() if value != chosen[key]}
@@ -363,7 +366,8 @@ def against(workers, chosen, controls):
     for control in controls:
         before = results(control)
         if len(before) == len(after) == len(SEEDS):
-            told = {"preferred, sampled": change(before, after, "sampled liked"), "valid": change(before, after, "valid"),
+            told = {"preferred, sampled": change(before, after, "sampled liked"),
+                    "valid": change(before, after, "valid"),
                     **{f"right, {line}": change(before, after, "right", line) for line in LINES}}
             out.append({"name": f"DPO minus {named(control, chosen)}", "control": control, "told": told})
     return out
@@ -380,8 +384,9 @@ def show(summary):
         found = [r for r in summary["table"] if r["on"] == on]
         for r in sorted(found, key=lambda r: -r["told"]["preferred, sampled"][0]):
             s = r["setting"]
-            print(f"{s['set']:10} {s['loss']:12} lr {s['lr']:.0e} beta {s['beta']:<5.3g} sft {s['sft']:<3} steps {s['steps']:<2} "
-                  f"batch {s['batch']} x{r['seeds']}{' ok' if admissible(r['told']) else '   '} | {points(r['told'])}")
+            print(f"{s['set']:10} {s['loss']:12} lr {s['lr']:.0e} beta {s['beta']:<5.3g} sft {s['sft']:<3} "
+                  f"steps {s['steps']:<2} batch {s['batch']} x{r['seeds']} "
+                  f"{'ok' if admissible(r['told']) else '  '} | {points(r['told'])}")
     for row in summary["against control"]:
         print(f"\n{row['name']} | {points(row['told'])}")
     print("\nchosen:", summary["chosen"])
@@ -410,7 +415,8 @@ def main():
     finally:
         workers.close()
     errors = [r for r in workers.done.values() if "error" in r]
-    summary |= {"jobs": len(workers.done), "errors": [r["error"] for r in errors][:10], "seconds": time.monotonic() - begun}
+    summary |= {"jobs": len(workers.done), "errors": [r["error"] for r in errors][:10],
+                "seconds": time.monotonic() - begun}
     (given.out / "summary.json").write_text(json.dumps(summary) + "\n")
     show(summary)
     print(f"{summary['jobs']} jobs, {len(errors)} failed, {summary['seconds']:.0f} s", summary["errors"][:3])

@@ -122,7 +122,8 @@ class Writer:
 
     def request(self, held_out: str = "none", wrapped: float = 0.6) -> Ask:
         """Draw a schedule phrase, in a request or bare."""
-        return self.draw(lambda voice: (wider.schedule if voice.wide else schedule)(voice, voice.chance(wrapped)), held_out)
+        return self.draw(lambda voice: (wider.schedule if voice.wide else schedule)(voice, voice.chance(wrapped)),
+            held_out)
 
     def conversation(self, reply: Callable[[str], str], held_out: str = "none") -> tuple[list[dict], str]:
         """Draw the turns of a follow-up, without its last answer; return them and the gold line."""

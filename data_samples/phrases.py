@@ -98,7 +98,8 @@ def clock_12(voice: Voice, h: int, m: int) -> str:
     """Write a time with am or pm."""
     half = "am" if h < 12 else "pm"
     if h % 12 == 0 and m == 0:
-        return voice.pick(("noon", "12 noon", "12pm", "midday", "12:00 noon", "12:00 pm", "12 pm", "high noon") if h else
+        return voice.pick(("noon", "12 noon", "12pm", "midday", "12:00 noon", "12:00 pm", "12 pm",
+            "high noon") if h else
             ("midnight", "12am", "12 midnight", "12:00 am", "12 am")) if voice.wide else "noon" if h else "midnight"
     shown = twelve(h)
     mark = voice.pick((half, half, half, f" {half}", f" {half}", f" {half.upper()}", half.upper(),
@@ -238,14 +239,15 @@ def every_minutes(voice: Voice, n: int) -> str:
     held = [f"with {n} minutes between runs", f"each time {count} minutes have passed",
              f"on a {n}-minute interval", f"{60 // n} times every hour", f"per {n} minutes"]
     return voice.pick(forms, held, voice.wide and (
-        f"each {n} {unit}", f"once in {count} {unit}", f"one time every {n} {unit}", f"ev {n} {unit}", f"every {n} minute",
-        f"interval of {n} minutes", f"after every {n} {unit}", f"at every {ordinal(voice, n)} minute", f"every {n} mins.",
-        f"in intervals of {n} {unit}", f"{n} minute intervals", f"at an interval of {n} {unit}", f"every {n}mins",
-        *{2: ("each second minute", "every two min"), 5: ("twelve times an hour", "12x an hour"),
+        f"each {n} {unit}", f"once in {count} {unit}", f"one time every {n} {unit}", f"ev {n} {unit}",
+        f"every {n} minute", f"interval of {n} minutes", f"after every {n} {unit}",
+        f"at every {ordinal(voice, n)} minute", f"every {n} mins.", f"in intervals of {n} {unit}",
+        f"{n} minute intervals", f"at an interval of {n} {unit}", f"every {n}mins",
+          *{2: ("each second minute", "every two min"), 5: ("twelve times an hour", "12x an hour"),
           6: ("ten times an hour", "10x per hour"), 10: ("6x an hour", "six times per hour"),
-          12: ("five times an hour", "5 times per hour"),
-          15: ("every quarter-hour", "quarter-hourly", "each quarter of an hour", "on the quarter hours",
-               "on every quarter hour", "at :00, :15, :30 and :45", "at 0, 15, 30 and 45 past", "4x an hour"),
+          12: ("five times an hour", "5 times per hour"), 15: ("every quarter-hour", "quarter-hourly",
+               "each quarter of an hour", "on the quarter hours", "on every quarter hour", "at :00, :15, :30 and :45",
+               "at 0, 15, 30 and 45 past", "4x an hour"),
           20: ("at :00, :20 and :40", "at 0, 20 and 40 minutes past", "3x an hour", "three times per hour"),
           30: ("each half hour", "once per half hour", "at :00 and :30", "on the hour and on the half hour",
                "at 0 and 30 past", "every half-an-hour", "every 1/2 hour", "2x an hour"),
@@ -287,11 +289,12 @@ def window(voice: Voice) -> tuple[str, str]:
 
 def between(first: str, last: str) -> tuple[str, ...]:
     """Say a range from one end to the other, both ends in."""
-    return (f"between {first} & {last}", f"{first} thru {last}", f"{first} – {last}", f"from {first} to {last} inclusive",
-            f"from {first} up to {last}", f"{first} until {last}", f"{first} till {last}", f"only from {first} to {last}",
-            f"between the hours of {first} and {last}", f"{first} to {last}, both included", f"within {first}-{last}",
-            f"only between {first} and {last}", f"from {first} thru {last}", f"({first} to {last})", f"({first}-{last})",
-            f"{first} through {last}", f"from {first} on until {last}", f"in the window {first}-{last}")
+    return (f"between {first} & {last}", f"{first} thru {last}", f"{first} – {last}",
+            f"from {first} to {last} inclusive", f"from {first} up to {last}", f"{first} until {last}",
+            f"{first} till {last}", f"only from {first} to {last}", f"between the hours of {first} and {last}",
+            f"{first} to {last}, both included", f"within {first}-{last}", f"only between {first} and {last}",
+            f"from {first} thru {last}", f"({first} to {last})", f"({first}-{last})", f"{first} through {last}",
+            f"from {first} on until {last}", f"in the window {first}-{last}")
 
 
 def any_window(voice: Voice) -> tuple[str, str]:
@@ -317,8 +320,9 @@ def any_window(voice: Voice) -> tuple[str, str]:
     if draw < 0.65 and half == day_half(last) and first % 12:
         a, b = twelve(first), twelve(last)
         short = "am" if first < 12 else "pm"
-        return voice.pick((f"from {a} to {b} {half}", f"between {a} and {b} {half}", f"{a}-{b}{short}", f"{a} to {b} {short}",
-            f"from {a} to {b}{short}", f"{half} from {a} to {b}", f"between {a} and {b} {short}")), f"{first}-{last}"
+        return voice.pick((f"from {a} to {b} {half}", f"between {a} and {b} {half}", f"{a}-{b}{short}",
+            f"{a} to {b} {short}", f"from {a} to {b}{short}", f"{half} from {a} to {b}",
+            f"between {a} and {b} {short}")), f"{first}-{last}"
     style = voice.pick((clock_24, clock_12, clock_12))
     return voice.pick(between(style(voice, first, 0), style(voice, last, 0))), f"{first}-{last}"
 
@@ -328,8 +332,8 @@ def minute_step(voice: Voice) -> Part:
     if voice.chance(0.08):
         text = voice.pick(("every minute", "each minute", "once a minute", "every single minute",
                            "every 1 minute", "minutely", "once per minute", "every min", "1x per minute"), (),
-                          ("each and every minute", "every one minute", "each min", "at every minute", "60 times an hour",
-                           "on every minute", "every 60 seconds"))
+                          ("each and every minute", "every one minute", "each min", "at every minute",
+                           "60 times an hour", "on every minute", "every 60 seconds"))
         field = "*"
     else:
         n = voice.pick(MINUTE_STEPS)
@@ -375,8 +379,9 @@ def more_past(voice: Voice, m: int) -> list[str]:
     n, left = number(voice, m), number(voice, 60 - m) if m > 30 else ""
     wide = [f"{n} past each hour", f"every hour, {m} past", f"at {n} past each hour", f"hourly at {m} past",
             f"each hour at :{m:02}", f"every hour, at :{m:02}", f"hourly (:{m:02})", f"{n} minutes past each hour",
-            f"at {n} minutes after each hour", f"once an hour, at :{m:02}", f"each hour, {m} past", f":{m:02} every hour",
-            f"every hour on minute {m}", f"once per hour at minute {m}", f"{n} after every hour", f"on minute {m} hourly"]
+            f"at {n} minutes after each hour", f"once an hour, at :{m:02}", f"each hour, {m} past",
+            f":{m:02} every hour", f"every hour on minute {m}", f"once per hour at minute {m}",
+            f"{n} after every hour", f"on minute {m} hourly"]
     wide += {15: ["quarter past each hour", "hourly at quarter past", "a quarter past every hour",
                   "each hour at a quarter past"],
              30: ["half past each hour", "hourly at half past", "at the bottom of the hour", "each hour, half past"],
@@ -425,9 +430,10 @@ def hour_step(voice: Voice) -> Part:
     if n == 2:
         forms += ["every other hour", "every second hour", "every even hour"]
     text = voice.pick(forms, (f"with {n} hours between runs", f"on a {n}-hour interval",
-        f"{24 // n} times a day, every {n} hours"), (f"every {n} h", f"every {n} hr", f"once in {n} hours", f"{n}-hourly",
-        f"one time every {count} hours", f"every {n} hour", f"each {n}h", f"in {n}-hour intervals", f"every {n}hrs",
-        *{2: ("on even hours", "on every even hour", "every even-numbered hour", "each second hour", "at even hours"),
+        f"{24 // n} times a day, every {n} hours"), (f"every {n} h", f"every {n} hr", f"once in {n} hours",
+        f"{n}-hourly", f"one time every {count} hours", f"every {n} hour", f"each {n}h", f"in {n}-hour intervals",
+        f"every {n}hrs", *{2: ("on even hours", "on every even hour", "every even-numbered hour", "each second hour",
+          "at even hours"),
           3: ("every third hour", "each third hour"), 12: ("every half day", "every twelve hrs")}.get(n, ())))
     m = 0
     if voice.chance(0.35):
@@ -469,9 +475,10 @@ def every_day(voice: Voice) -> Part:
          "day after day", "Monday to Sunday", "all week"),
         ("day in, day out", "on all seven days", "on a daily basis"),
         ("every day of the week", "each and every day", "every day, weekends included", "every day incl. weekends",
-         "every day, weekends too", "Mon-Sun", "Monday through Sunday", "all 7 days", "on every day", "each day of the week",
-         "every calendar day", "7 days/week", "on all days", "Sunday to Saturday", "Sun-Sat", "daily (incl. weekends)",
-         "every days", "once per day", "once each day", "once every day", "daily, also on weekends", "all days of the week"))
+         "every day, weekends too", "Mon-Sun", "Monday through Sunday", "all 7 days", "on every day",
+         "each day of the week", "every calendar day", "7 days/week", "on all days", "Sunday to Saturday", "Sun-Sat",
+         "daily (incl. weekends)", "every days", "once per day", "once each day", "once every day",
+         "daily, also on weekends", "all days of the week"))
     return Part(text, ("*", "*", "*"), "once" if text.startswith("once") else "day")
 
 
@@ -494,13 +501,14 @@ def day_list(voice: Voice, days: list[int]) -> str:
 def more_days(voice: Voice, days: list[int], single: str, plural: str) -> list[str]:
     """Say a set of weekdays in notes, lists and loose grammar."""
     forms = [f"every single {single}", f"all {plural}", f"only on {plural}", f"{plural} only", f"on every {single}",
-             f"each and every {single}", f"{single} only", f"{single} weekly", f"weekly, {single}", f"weekly on {plural}",
-             f"every week, {plural}", f"just {plural}", f"only {plural}", f"on {single} each week", f"on {plural} only",
-             f"{single} every week", f"weekly: {single}", f"on each {single}", f"all the {plural}", f"each week {single}",
-             f"every week {single}", f"each week on {plural}", single, single, f"in {plural}", f"at {plural}"]
+             f"each and every {single}", f"{single} only", f"{single} weekly", f"weekly, {single}",
+             f"weekly on {plural}", f"every week, {plural}", f"just {plural}", f"only {plural}",
+             f"on {single} each week", f"on {plural} only", f"{single} every week", f"weekly: {single}",
+             f"on each {single}", f"all the {plural}", f"each week {single}", f"every week {single}",
+             f"each week on {plural}", single, single, f"in {plural}", f"at {plural}"]
     if len(days) == 1:
-        forms += [f"once a week, {plural}", f"once weekly on {single}", f"once a week {single}", f"1x a week on {single}",
-                  f"every weeks {single}", f"weekly {single}"]
+        forms += [f"once a week, {plural}", f"once weekly on {single}", f"once a week {single}",
+                  f"1x a week on {single}", f"every weeks {single}", f"weekly {single}"]
     else:
         slashed = "/".join(day_name(voice, d, True) for d in days)
         count = {2: "twice", 3: "three times", 4: "four times"}[len(days)]
@@ -534,14 +542,15 @@ def weekday_range(voice: Voice) -> Part:
              "every day except Saturday and Sunday", "every Monday to Friday",
              "Monday, Tuesday, Wednesday, Thursday and Friday", "each working day"),
             ("on all five working days", "Monday up to and including Friday", "only when it is a weekday"),
-            ("Mon - Fri", "Mon thru Fri", "Monday thru Friday", "Mo-Fr", "all weekdays", "on every weekday", "each business day",
-             "all working days", "during the work week", "on weekdays only", "only on weekdays", "just weekdays",
-             "only weekdays", "only on working days", "Monday to Friday only", "every day from Monday to Friday",
-             "weekdays (Mon-Fri)", "workdays only", "every day Mon-Fri", "daily Mon-Fri", "daily except weekends",
-             "every day, no weekends", "no weekends", "excluding weekends", "weekends excluded", "but not on weekends",
-             "every day but the weekend", "Monday until Friday", "from Mon to Fri", "from Mon till Fri", "on each weekday",
-             "5 days a week, Monday to Friday", "in weekdays", "weekday", "M - F", "(Mon-Fri)", "mon to fri", "mon-fri only",
-             "each workday", "on work days", "all business days", "daily on weekdays", "every day on weekdays", "wkdays"))
+            ("Mon - Fri", "Mon thru Fri", "Monday thru Friday", "Mo-Fr", "all weekdays", "on every weekday",
+             "each business day", "all working days", "during the work week", "on weekdays only", "only on weekdays",
+             "just weekdays", "only weekdays", "only on working days", "Monday to Friday only",
+             "every day from Monday to Friday", "weekdays (Mon-Fri)", "workdays only", "every day Mon-Fri",
+             "daily Mon-Fri", "daily except weekends", "every day, no weekends", "no weekends", "excluding weekends",
+             "weekends excluded", "but not on weekends", "every day but the weekend", "Monday until Friday",
+             "from Mon to Fri", "from Mon till Fri", "on each weekday", "5 days a week, Monday to Friday",
+             "in weekdays", "weekday", "M - F", "(Mon-Fri)", "mon to fri", "mon-fri only", "each workday",
+             "on work days", "all business days", "daily on weekdays", "every day on weekdays", "wkdays"))
         return Part(text, ("*", "*", "1-5"), "day")
     if draw < 0.62:
         text = voice.pick(
@@ -550,11 +559,12 @@ def weekday_range(voice: Voice) -> Part:
              "weekends only", "Saturday and Sunday", "on weekend days", "Sat/Sun", "each weekend",
              "both weekend days", "on Saturday and Sunday", "Sundays and Saturdays"),
             ("on both days of the weekend", "only when it is the weekend"),
-            ("every Sat and Sun", "Sat+Sun", "Saturdays & Sundays", "Sat & Sun only", "only on weekends", "just weekends",
-             "on Sat and Sun", "Saturdays and Sundays", "each Saturday and Sunday", "every weekend day", "wkends",
-             "on non-working days", "during the weekend", "over the weekend", "Sat-Sun", "on the weekends", "all weekends",
-             "weekend days only", "Saturday + Sunday", "in weekends", "weekend", "on weekends only", "at weekends only",
-             "only at the weekend", "each weekend day", "daily on weekends", "not on weekdays", "every day but weekdays"))
+            ("every Sat and Sun", "Sat+Sun", "Saturdays & Sundays", "Sat & Sun only", "only on weekends",
+             "just weekends", "on Sat and Sun", "Saturdays and Sundays", "each Saturday and Sunday",
+             "every weekend day", "wkends", "on non-working days", "during the weekend", "over the weekend", "Sat-Sun",
+             "on the weekends", "all weekends", "weekend days only", "Saturday + Sunday", "in weekends", "weekend",
+             "on weekends only", "at weekends only", "only at the weekend", "each weekend day", "daily on weekends",
+             "not on weekdays", "every day but weekdays"))
         return Part(text, ("*", "*", "0,6"), "day")
     first, last = voice.pick(((1, 4), (1, 3), (2, 5), (2, 4), (3, 5), (1, 6), (2, 6), (4, 6), (3, 6), (4, 7), (5, 7),
         (0, 4)), (), ((1, 2), (2, 3), (0, 5), (3, 7), (5, 7), (5, 8), (6, 8), (6, 9), (0, 3), (0, 2)))
@@ -568,10 +578,11 @@ def weekday_range(voice: Voice) -> Part:
         forms += [f"{names[0]}s to {names[1]}s", f"{names[0]}s through {names[1]}s"]
     held = (f"{names[0]} up to and including {names[1]}", f"starting {names[0]}, last run {names[1]}")
     wide = (f"{names[0]} thru {names[1]}", f"{names[0]}–{names[1]}", f"every day {names[0]} to {names[1]}",
-            f"daily {names[0]}-{names[1]}", f"each day from {names[0]} to {names[1]}", f"{names[0]} to {names[1]} inclusive",
-            f"from {names[0]} through {names[1]}", f"between {names[0]} and {names[1]}", f"{names[0]} until {names[1]}",
-            f"daily, {names[0]} to {names[1]}", f"only {names[0]} to {names[1]}", f"({names[0]}-{names[1]})",
-            f"from {names[0]} till {names[1]}", f"{names[0]}-{names[1]} only")
+            f"daily {names[0]}-{names[1]}", f"each day from {names[0]} to {names[1]}",
+            f"{names[0]} to {names[1]} inclusive", f"from {names[0]} through {names[1]}",
+            f"between {names[0]} and {names[1]}", f"{names[0]} until {names[1]}", f"daily, {names[0]} to {names[1]}",
+            f"only {names[0]} to {names[1]}", f"({names[0]}-{names[1]})", f"from {names[0]} till {names[1]}",
+            f"{names[0]}-{names[1]} only")
     field = f"{first}-{last}" if last < 8 else ",".join(str(d) for d in sorted(d % 7 for d in range(first, last + 1)))
     return Part(voice.pick(forms, held[:1], wide), ("*", "*", field), "day")
 
@@ -599,10 +610,11 @@ def except_days(voice: Voice) -> Part:
          f"every day apart from {plural}", f"every day except for {single}"),
         (f"every day bar {single}", f"daily, never on {plural}", f"every day with the exception of {plural}"),
         (f"every day save {single}", f"every day minus {plural}", f"daily, no {plural}", f"every day, not {plural}",
-         f"all days but {single}", f"daily, except {single}", f"every day, skipping {plural}", f"every day, no {plural}",
-         f"not on {plural}", f"all days excluding {single}", f"every day excl. {plural}", f"every day (not {single})",
-         f"daily without {plural}", f"each day but {single}", f"any day except {single}", f"every day, but never {single}",
-         f"all days besides {single}", f"every day of the week but {single}", f"daily, {plural} excluded"))
+         f"all days but {single}", f"daily, except {single}", f"every day, skipping {plural}",
+         f"every day, no {plural}", f"not on {plural}", f"all days excluding {single}", f"every day excl. {plural}",
+         f"every day (not {single})", f"daily without {plural}", f"each day but {single}", f"any day except {single}",
+         f"every day, but never {single}", f"all days besides {single}", f"every day of the week but {single}",
+         f"daily, {plural} excluded"))
     return Part(text, ("*", "*", ",".join(map(str, left))), "day")
 
 
@@ -630,7 +642,8 @@ def month_days(voice: Voice) -> Part:
     if count == 1:
         forms += [f"once a month on the {names}"]
     held = (f"when the date is the {names}", f"monthly, day {plain}", f"on every {names} in the calendar")
-    return Part(voice.pick(forms, held, lambda: more_dates(voice, days, names, plain)), (",".join(map(str, days)), "*", "*"), "day")
+    return Part(voice.pick(forms, held, lambda: more_dates(voice, days, names, plain)),
+        (",".join(map(str, days)), "*", "*"), "day")
 
 
 def more_dates(voice: Voice, days: list[int], names: str, plain: str) -> list[str]:
@@ -647,8 +660,9 @@ def more_dates(voice: Voice, days: list[int], names: str, plain: str) -> list[st
                  f"days {plain} of each month", f"{ {2: 'twice', 3: 'three times'}[count] } monthly on the {names}",
                  "on the " + listed(voice, [ordinal(voice, d) for d in days]).replace(" and ", " and the ")]
     if days == [1]:
-        wide += ["every 1st", "first of month", "day one of every month", "first day of month", "on day one of the month",
-                 "at the start of each month, on the 1st", "start of the month (1st)", "beginning of the month, day 1"]
+        wide += ["every 1st", "first of month", "day one of every month", "first day of month",
+                 "on day one of the month", "at the start of each month, on the 1st", "start of the month (1st)",
+                 "beginning of the month, day 1"]
     return wide
 
 
@@ -707,9 +721,10 @@ def quarters(voice: Voice) -> Part:
                       "on the 1st of each quarter", "quarterly, on the first day"]
         repeated = [f"{d} {month_name(voice, m, short)}" for short in (False, True) for m in (1, 4, 7, 10)]
         return Part(voice.pick(forms, (f"four times a year, on the {nth} of Jan, Apr, Jul and Oct",),
-            lambda: (f"each quarter on the {nth}", f"each quarter, {nth}", f"every 3rd month on the {nth}", f"quarterly ({nth})",
-             f"{nth} of Jan/Apr/Jul/Oct", "on " + listed(voice, repeated[:4]), "on " + listed(voice, repeated[4:]),
-             f"once a quarter on the {nth}", f"on the {nth} of January, April, July, October")),
+            lambda: (f"each quarter on the {nth}", f"each quarter, {nth}", f"every 3rd month on the {nth}",
+             f"quarterly ({nth})", f"{nth} of Jan/Apr/Jul/Oct", "on " + listed(voice, repeated[:4]),
+             "on " + listed(voice, repeated[4:]), f"once a quarter on the {nth}",
+             f"on the {nth} of January, April, July, October")),
             (str(d), "*/3", "*"), "day")
     n, count = voice.pick(((2, "two"), (6, "six"))), voice.pick((1, 1, 5, 15))
     nth = ordinal(voice, count)
@@ -758,28 +773,31 @@ def yearly(voice: Voice) -> Part:
     m = voice.rng.randrange(1, 13)
     d = voice.rng.randrange(1, 30 if m == 2 else 31 if m in (4, 6, 9, 11) else 32)
     if voice.chance(0.12):
-        text, d, m = voice.pick((("on St Patrick's Day", 17, 3), ("on April Fools' Day", 1, 4), ("on Boxing Day", 26, 12),
-            ("on May Day", 1, 5), ("on Xmas", 25, 12), ("on New Year's", 1, 1), ("on the 14th of February", 14, 2),
-            ("every Halloween", 31, 10), ("every New Year's Eve", 31, 12), ("on leap day", 29, 2),
-            ("on the last day of the year", 31, 12), ("on the first day of the year", 1, 1)))
+        text, d, m = voice.pick((("on St Patrick's Day", 17, 3), ("on April Fools' Day", 1, 4),
+            ("on Boxing Day", 26, 12), ("on May Day", 1, 5), ("on Xmas", 25, 12), ("on New Year's", 1, 1),
+            ("on the 14th of February", 14, 2), ("every Halloween", 31, 10), ("every New Year's Eve", 31, 12),
+            ("on leap day", 29, 2), ("on the last day of the year", 31, 12), ("on the first day of the year", 1, 1)))
     elif voice.chance(0.3):
         months = sorted(voice.rng.sample([n for n in range(1, 13) if n != 2 and (d < 31 or n not in (4, 6, 9, 11))],
             voice.pick((2, 2, 3, 4))))
         short, nth = voice.chance(0.4), ordinal(voice, d)
         names = [month_name(voice, n, short) for n in months]
-        text = voice.pick(("on " + listed(voice, [f"{d} {n}" for n in names]), "on " + listed(voice, [f"{n} {d}" for n in names]),
-            listed(voice, [f"the {nth} of {n}" for n in names]), listed(voice, [f"{n} {nth}" for n in names]),
-            f"the {nth} of {listed(voice, names)}", f"each {nth} of {listed(voice, names)}"))
+        text = voice.pick(("on " + listed(voice, [f"{d} {n}" for n in names]),
+            "on " + listed(voice, [f"{n} {d}" for n in names]), listed(voice, [f"the {nth} of {n}" for n in names]),
+            listed(voice, [f"{n} {nth}" for n in names]), f"the {nth} of {listed(voice, names)}",
+                f"each {nth} of {listed(voice, names)}"))
         return Part(text, (str(d), ",".join(map(str, months)), "*"), "day")
     else:
         name, nth = month_name(voice, m), ordinal(voice, d)
         text = voice.pick((f"{d} {name}", f"{name} {d}", f"{name} {nth}", f"every {nth} of {name}", f"{nth} of {name}",
             f"the {nth} of {name}", f"{nth} {name}", f"on {nth} {name}", f"{name} the {nth}", f"each {nth} of {name}",
-            f"on the {nth} of {name}", f"on {name} {d}", f"on {d} {name}", f"on {name} the {nth}", f"on every {name} {nth}"))
+            f"on the {nth} of {name}", f"on {name} {d}", f"on {d} {name}", f"on {name} the {nth}",
+            f"on every {name} {nth}"))
     if voice.chance(0.6):
-        text = voice.pick(("{t} every year", "{t}, every year", "{t} yearly", "{t}, yearly", "{t} (yearly)", "yearly on {t}",
-            "{t} each year", "every year {t}", "{t} annually", "annually {t}", "{t} - yearly", "{t} once a year",
-            "yearly, {t}", "{t} of each year", "each year {t}")).format(t=text).replace("on on ", "on ").replace(
+        text = voice.pick(("{t} every year", "{t}, every year", "{t} yearly", "{t}, yearly", "{t} (yearly)",
+            "yearly on {t}", "{t} each year", "every year {t}", "{t} annually", "annually {t}", "{t} - yearly",
+            "{t} once a year", "yearly, {t}", "{t} of each year", "each year {t}")).format(t=text).replace("on on ",
+            "on ").replace(
             "on the the", "on the").replace("on every ", "on ")
     return Part(text, (str(d), str(m), "*"), "day")
 
@@ -793,8 +811,9 @@ def months(voice: Voice) -> tuple[str, str]:
         return voice.pick((f"in {name}", f"in {name}", f"during {name}", f"every {name}", f"only in {name}",
             f"each {name}"),
                           (f"throughout {name}", f"for the whole of {name}"),
-                          (f"in the month of {name}", f"in {name} only", f"just in {name}", f"{name} only", f"only {name}",
-                           f"during the month of {name}", f"each year in {name}", f"in {name} every year")), str(m)
+                          (f"in the month of {name}", f"in {name} only", f"just in {name}", f"{name} only",
+                           f"only {name}", f"during the month of {name}", f"each year in {name}",
+                           f"in {name} every year")), str(m)
     if draw < 0.65:
         chosen = sorted(voice.rng.sample(range(1, 13), voice.pick((2, 2, 3))))
         short = voice.chance(0.3)
@@ -817,7 +836,7 @@ def months(voice: Voice) -> tuple[str, str]:
     if voice.wide and voice.chance(0.2):
         # Over the turn of the year.
         first, last = voice.pick(((11, 2), (10, 3), (12, 2), (11, 3), (9, 1), (10, 1), (12, 3), (9, 4)))
-        field = f"{first}-12,1-{last}" if first < 12 and last > 1 else f"{first},1-{last}" if last > 1 else f"1,{first}-12"
+        field = ",".join(str(n) for n in range(1, 13) if n <= last or n >= first)
     short = voice.chance(0.3)
     names = [month_name(voice, m, short) for m in (first, last)]
     return voice.pick((f"from {names[0]} to {names[1]}", f"from {names[0]} to {names[1]}",
@@ -826,8 +845,9 @@ def months(voice: Voice) -> tuple[str, str]:
                        f"from {names[0]} until {names[1]}",
                        f"{names[0]}-{names[1]}", f"in {names[0]}-{names[1]}"),
                       (f"{names[0]} up to and including {names[1]}",),
-                      (f"{names[0]} thru {names[1]}", f"{names[0]} till {names[1]}", f"from {names[0]} through {names[1]}",
-                       f"{names[0]} to {names[1]} only", f"{names[0]}–{names[1]}", f"only {names[0]}-{names[1]}",
+                      (f"{names[0]} thru {names[1]}", f"{names[0]} till {names[1]}",
+                       f"from {names[0]} through {names[1]}", f"{names[0]} to {names[1]} only",
+                       f"{names[0]}–{names[1]}", f"only {names[0]}-{names[1]}",
                        f"in the months {names[0]} to {names[1]}", f"from {names[0]} till {names[1]}",
                        f"only from {names[0]} to {names[1]}", f"during {names[0]} to {names[1]}",
                        f"({names[0]} to {names[1]})")), field
@@ -911,9 +931,10 @@ def daypart_form(voice: Voice, when: Part, day: Part) -> str | None:
             f"{name}s at {shown}",
                            f"every {name} @ {shown}", f"{shown} every {name}",
                            f"daily at {shown} in the {name}" if name != "night" else f"nightly at {shown}"), (),
-                          (f"every {name}, {shown}", f"each {name} {shown}", f"every {name} {shown}", f"in the {name} at {shown}, daily",
-                           f"{name}s {shown}", f"at {shown} each {name}", f"{shown}, every {name}", f"{name}: {shown}, daily",
-                           f"every {name} at around {shown}", f"in the {name}s at {shown}", f"{shown} in the {name} every day",
+                          (f"every {name}, {shown}", f"each {name} {shown}", f"every {name} {shown}",
+                           f"in the {name} at {shown}, daily", f"{name}s {shown}", f"at {shown} each {name}",
+                           f"{shown}, every {name}", f"{name}: {shown}, daily", f"every {name} at around {shown}",
+                           f"in the {name}s at {shown}", f"{shown} in the {name} every day",
                            f"every {name} of the week at {shown}", f"at {shown} in the {name}, every day"))
     named = {"1-5": "weekday", "0,6": "weekend"}.get(day.fields[2])
     if len(day.fields[2]) == 1:
@@ -925,9 +946,10 @@ def daypart_form(voice: Voice, when: Part, day: Part) -> str | None:
     return voice.pick((f"every {named} {name} at {shown}", f"on {named} {name}s at {shown}",
         f"{named} {name}s at {shown}",
                        f"at {shown} every {named} {name}", f"{shown} on {named} {name}s"), (),
-                      (f"{named} {name} {shown}", f"{named} {name}s {shown}", f"{named} {name} at {shown}", f"{named} {name}, {shown}",
-                       f"every {named} {name}, {shown}", f"each {named} {name} at {shown}", f"{named}, {shown} in the {name}",
-                       f"{shown} every {named} {name}", f"{named}s at {shown} in the {name}", f"at {shown} on {named} {name}s",
+                      (f"{named} {name} {shown}", f"{named} {name}s {shown}", f"{named} {name} at {shown}",
+                       f"{named} {name}, {shown}", f"every {named} {name}, {shown}", f"each {named} {name} at {shown}",
+                       f"{named}, {shown} in the {name}", f"{shown} every {named} {name}",
+                       f"{named}s at {shown} in the {name}", f"at {shown} on {named} {name}s",
                        f"on {named}s in the {name} at {shown}", f"at {shown} in the {name} every {named}"))
 
 
@@ -973,10 +995,11 @@ def note(when: Part, day: Part) -> list[str]:
     time = re.sub(r"^(?:at |@ ?)", "", when.text)
     if not re.search(r"[:.]|\d ?[apAP]\.?[mM]|noon|midnight|midday|[a-z]{3}", time):
         time = when.text  # a bare number is a time only after "at"
-    return [f"{day.text} {time}", f"{day.text} {time}", f"{time} {day.text}", f"{day.text} - {when.text}", f"{day.text}: {time}",
-            f"{time} - {day.text}", f"{day.text}, {time}", f"{time}, {day.text}", f"{time} ({day.text})", f"{day.text} @ {time}",
-            f"{day.text} / {time}", f"{day.text}, always {when.text}", f"{when.text}, but {day.text}",
-            f"{when.text}, only {day.text}" if day.fields != ("*", "*", "*") else f"{when.text}, {day.text}"]
+    return [f"{day.text} {time}", f"{day.text} {time}", f"{time} {day.text}", f"{day.text} - {when.text}",
+            f"{day.text}: {time}", f"{time} - {day.text}", f"{day.text}, {time}", f"{time}, {day.text}",
+            f"{time} ({day.text})", f"{day.text} @ {time}", f"{day.text} / {time}", f"{day.text}, always {when.text}",
+            f"{when.text}, but {day.text}", f"{when.text}, only {day.text}" if day.fields != ("*", "*",
+            "*") else f"{when.text}, {day.text}"]
 
 
 def bare_schedule(voice: Voice) -> Ask:

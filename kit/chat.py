@@ -22,7 +22,7 @@ ROLE_TOKENS = {role: f"<{role}>" for role in ROLES}
 END = "<end>"
 CONTROL_TOKENS = (*ROLE_TOKENS.values(), END)
 SPARE_ROWS = 0.9  # a tokenizer with fewer ids than this share of the rows belongs to another model
-PIECE = 4096  # texts given to the tokenizer at once
+PIECE = 1024  # texts given to the tokenizer at once
 IGNORED = -100  # the label that torch's cross-entropy and TRL skip
 
 TEMPLATE = """\
@@ -106,8 +106,8 @@ def _fit_embeddings(tokenizer, model, new):
 def check_tokenizer(tokenizer, model=None):
     """Raise SettingsError unless each control token is one special id, the stop token is eos, and pad is its own id.
 
-    With `model`: every id of the tokenizer has a row in both tables, nearly every row an id (a base pads its tables by a
-    few in a hundred), and the control rows are pairwise distinct.
+    With `model`: every id of the tokenizer has a row in both tables, nearly every row an id (bases pad their tables by
+    a few in a hundred), and the control rows are pairwise distinct.
     """
     vocabulary, special = tokenizer.get_added_vocab(), set(tokenizer.all_special_ids)
     for token in CONTROL_TOKENS:
@@ -122,7 +122,8 @@ def check_tokenizer(tokenizer, model=None):
     if model is None:
         return
     weight = model.get_input_embeddings().weight
-    _check_sizes(len(tokenizer), weight.shape[0], model.get_output_embeddings().weight.shape[0], model.config.vocab_size)
+    output_rows = model.get_output_embeddings().weight.shape[0]
+    _check_sizes(len(tokenizer), weight.shape[0], output_rows, model.config.vocab_size)
     rows = weight[[vocabulary[t] for t in CONTROL_TOKENS]].detach().float()
     gaps = [float((rows[i] - rows[j]).norm() / rows[i].norm()) for i in range(len(rows)) for j in range(i)]
     if min(gaps) < 1e-2:
@@ -135,8 +136,8 @@ def _check_sizes(tokens, rows, output_rows, vocab_size):
         raise SettingsError(f"the model has {rows} embedding rows for {tokens} tokens; call "
                             "kit.chat.add_role_tokens(tokenizer, model)")
     if not rows == output_rows == vocab_size:
-        raise SettingsError(f"the model has {rows} embedding rows, {output_rows} output rows and vocab_size {vocab_size} "
-                            "in its config, which must be equal; load a model that was saved whole")
+        raise SettingsError(f"the model has {rows} embedding rows, {output_rows} output rows and vocab_size "
+                            f"{vocab_size} in its config, which must be equal; load a model that was saved whole")
     if tokens < SPARE_ROWS * rows:
         raise SettingsError(f"the model has {rows} embedding rows for only {tokens} tokens, so it can write ids "
                             "that have no text; load the tokenizer that belongs to this model")

@@ -27,7 +27,8 @@ def answer(model, tokenizer, messages, text, *, max_new_tokens=48, temperature=0
         if len(turns) == 1:
             raise SettingsError(f"a message of at most {room} ids was expected, {len(ids)} came; shorten it")
         turns = turns[2:]
-    reply, = scoring.generate(model, tokenizer, [ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    reply, = scoring.generate(model, tokenizer, [ids], **options)
     return [*fixed, *turns, {"role": "assistant", "content": reply}]
 
 
@@ -75,7 +76,7 @@ def score(arguments=None):
     parser.add_argument("--test", default="data_samples/test.jsonl", help="conversations with what is right (JSONL)")
     parser.add_argument("--phrases", help="your phrases instead: a line is phrase, tab, right reply; prints each miss")
     parser.add_argument("--separator", help="ask for a completion of phrase + SEPARATOR, as lesson 02 trains it")
-    parser.add_argument("--jsonl", action="store_true", help="one line a question: model, prompt, reply, right, correct")
+    parser.add_argument("--jsonl", action="store_true", help="a line a question: model, prompt, reply, right, correct")
     given = parser.parse_args(arguments)
     questions = scoring.read_questions(schedules, None if given.phrases else given.test,
                                        given.phrases or "data_samples/phrases_by_hand.tsv")

@@ -105,7 +105,7 @@ def _environment(num_processes):
     if 0 < gpus < num_processes:
         raise SettingsError(f"{num_processes} processes need as many GPUs, {gpus} came; set num_processes to {gpus}")
     threads = max(1, (os.cpu_count() or 1) // num_processes)
-    return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+    return {"PYTHONUNBUFFERED": "1", "KIT_LIVE": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
             **({"ACCELERATE_USE_CPU": "true"} if num_processes > 1 and not gpus else {})}
 
 
@@ -155,8 +155,8 @@ def _failure(folder, num_processes, echo):
     left = sorted((json.loads(f.read_text()) for f in folder.glob("failure-*.json")), key=lambda f: f["time"])
     left = [failure for failure in left if failure["kind"] != "LostError" and not LOST.search(failure["text"])]
     if not left:
-        return ChildError("a process ended without an error of its own, as one does that runs out of memory, or did not "
-                          "answer within KIT_TIMEOUT seconds; lower micro_batch_size, or look into the system's log")
+        return ChildError("a process ended without an error of its own, as one does that runs out of memory, or did "
+                          "not answer within KIT_TIMEOUT seconds; lower micro_batch_size, or see the system's log")
     first, kind = left[0], getattr(errors, left[0]["kind"], None)
     if kind is None:
         echo(first["traceback"].rstrip())

@@ -9,10 +9,10 @@ import math
 from kit import chat, runs, scoring, training
 
 
-def sample(model, tokenizer, rows, k, *, temperature=1.0, seed=0, batch_size=64):
-    """`k` replies to the prompt of each of `rows`: one list of k texts a row."""
+def sample(model, tokenizer, rows, k, *, temperature=1.0, **options):
+    """`k` replies to the prompt of each of `rows`: one list of k texts a row. Options as in `scoring.generate`."""
     prompts = [chat.as_messages(row["prompt"], "user") for row in rows for _ in range(k)]
-    texts = scoring.replies(model, tokenizer, prompts, temperature=temperature, seed=seed, batch_size=batch_size)
+    texts = scoring.replies(model, tokenizer, prompts, temperature=temperature, **options)
     return [texts[at : at + k] for at in range(0, len(texts), k)]
 
 

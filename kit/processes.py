@@ -6,13 +6,14 @@ Lesson 06 shows what each of them is for.
 import contextlib
 import copy
 import datetime
+import math
 import os
 import re
 import time
 from pathlib import Path
 
 from kit import checkpoints
-from kit.errors import KitError, SettingsError
+from kit.errors import DivergedError, KitError, SettingsError
 
 TIMEOUT = 600  # seconds a process waits for another one; KIT_TIMEOUT sets others
 DISK_SECONDS = 30  # until a folder made on one host must show on another
@@ -92,6 +93,30 @@ def _first(error):
     return re.sub(r"^\[\S+?:\d+\] ", "", str(error).splitlines()[0])[:120].rstrip(". ")
 
 
+def tell_rows_taken_twice(trainer):
+    """Say when accelerate fills up the last batches of an epoch: one process takes fewer rows in that step."""
+    args = trainer.args
+    if not hasattr(trainer.train_dataset, "__len__"):
+        return  # a stream
+    rows = len(trainer.train_dataset)
+    share = args.world_size * args.per_device_train_batch_size
+    last = math.ceil(rows / share / args.gradient_accumulation_steps)
+    reached = args.max_steps >= last if args.max_steps > 0 else args.num_train_epochs >= 1
+    if args.world_size > 1 and reached and rows % share:
+        print(f"{rows} rows are no multiple of {share}: the last step of an epoch takes {-rows % share} of them twice, "
+              "and differs from that of one process")
+
+
+def finite(model, step):
+    """Raise DivergedError when a weight is not finite: the last update may break what the loss has not seen yet."""
+    import torch
+
+    trained = [p.detach() for p in model.parameters() if p.requires_grad]
+    local = [p.to_local() if hasattr(p, "to_local") else p for p in trained]  # FSDP: each process looks at its part
+    if not torch.stack([p.isfinite().all() for p in local]).all():
+        raise DivergedError(f"step {step}: finite weights were expected, NaN or infinity came; lower learning_rate")
+
+
 def describe(trainer, folder):
     """Beside the parts of a split model, what `accelerate merge-weights` leaves out of a folder that loads."""
     if trainer.is_fsdp_enabled and trainer.is_world_process_zero():
@@ -148,7 +173,8 @@ def weigh_by_tokens(trainer):
     def _compute_loss(self, model, inputs, *args, **options):
         step = self.mean_chosen_ids if self.model.training and hasattr(self, "mean_chosen_ids") else chosen_ids(inputs)
         weights, share = self.loss_weights, chosen_ids(inputs) / step
-        self.loss_weights = [w * share if kind == "sft" else w for kind, w in zip(self.loss_types, weights, strict=True)]
+        self.loss_weights = [weight * (share if kind == "sft" else 1)
+                             for kind, weight in zip(self.loss_types, weights, strict=True)]
         try:
             return loss(self, model, inputs, *args, **options)
         finally:

@@ -84,10 +84,8 @@ def metrics(run) -> list:
 
 def _write_model(trainer, tokenizer, folder):
     """Write the trained model with tokenizer and stop ids; an adapter is merged into a copy of its base."""
-    from kit.recorder import finite
-
     model = trainer.accelerator.unwrap_model(trainer.model)
-    finite(model, trainer.state.global_step)
+    processes.finite(model, trainer.state.global_step)
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
     model.generation_config.eos_token_id = sorted({*stops, tokenizer.eos_token_id} - {None})
@@ -168,6 +166,7 @@ class Run:
             if main:
                 checkpoints.lock(self.folder)
                 self._same({"settings": identity.settings(trainer, tokenizer)})
+                processes.tell_rows_taken_twice(trainer)
             processes.meet(self.folder)
             if self.finished:
                 if main:

@@ -82,7 +82,7 @@ def course_map(lit):
         for i, name in enumerate(LESSONS):
             style = {"facecolor": "#2b6cb0" if i == lit else "#edf2f7", "edgecolor": "#4a5568"}
             axes.add_patch(_box(i * 1.3, 0, 1.1, 0.6, **style))
-            axes.text(i * 1.3 + 0.55, 0.3, f"{i:02}\n{name}", ha="center", va="center", fontsize=9,
+            axes.text(i * 1.3 + 0.55, 0.3, f"{i:02}\n{name}", ha="center", va="center", fontsize=8,
                       color="white" if i == lit else "#1a202c")
             if i:
                 axes.annotate("", (i * 1.3, 0.3), (i * 1.3 - 0.2, 0.3), arrowprops={"arrowstyle": "->"})

@@ -125,7 +125,7 @@ def _tried(trainer):
     try:
         moments = torch.empty(2 * trained, device=args.device)
         batch = trainer._prepare_inputs(trainer.data_collator([data[i] for i in longest]))
-        with trainer.compute_loss_context_manager():
+        with trainer.accelerator.autocast():
             loss = trainer.compute_loss(model, batch)
         loss.backward()
         del moments

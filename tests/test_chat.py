@@ -189,8 +189,8 @@ def test_a_model_of_another_size_than_its_tokenizer_is_refused(tied):
     model.resize_token_embeddings(7000, mean_resizing=False)
     with pytest.raises(SettingsError) as caught:
         chat.check_tokenizer(tokenizer, model)
-    assert str(caught.value) == ("the model has 7000 embedding rows for only 6084 tokens, so it can write ids that have "
-                                 "no text; load the tokenizer that belongs to this model")
+    assert str(caught.value) == ("the model has 7000 embedding rows for only 6084 tokens, so it can write ids that "
+                                 "have no text; load the tokenizer that belongs to this model")
     model.resize_token_embeddings(6500, mean_resizing=False)
     chat.check_tokenizer(tokenizer, model)
     model.config.vocab_size = 6499

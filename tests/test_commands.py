@@ -58,7 +58,8 @@ def test_a_pipe_gets_one_reply_a_line(monkeypatch, capsys, folder):
     two = commands.answer(model, tokenizer, one, "at one", max_new_tokens=4)
     flags = ("--system", "S", "--max_new_tokens", "4")
     assert [m["role"] for m in two] == ["system", "user", "assistant", "user", "assistant"]
-    assert said(monkeypatch, capsys, folder, "every day\n\nat one\n", *flags) == [one[-1]["content"], two[-1]["content"]]
+    told = said(monkeypatch, capsys, folder, "every day\n\nat one\n", *flags)
+    assert told == [one[-1]["content"], two[-1]["content"]]
     # /new forgets: the third reply is that of a first turn; nothing is read after /quit.
     new = commands.answer(model, tokenizer, start, "at one", max_new_tokens=4)[-1]["content"]
     assert new != two[-1]["content"]
@@ -114,9 +115,9 @@ def test_machines_read_standard_output(monkeypatch, capsys, phrases):
     told = capsys.readouterr()
     rows = [json.loads(line) for line in told.out.splitlines()]
     assert [row["correct"] for row in rows] == [True, False, True]
-    assert rows[1] == {"model": "a", "reply": "0 0 * * *", "correct": False,
-                       "right": {"kind": "translate", "cron": "0 * * * *"},
-                       "prompt": [{"role": "system", "content": schedules.SYSTEM}, {"role": "user", "content": "hourly"}]}
+    prompt = [{"role": "system", "content": schedules.SYSTEM}, {"role": "user", "content": "hourly"}]
+    assert rows[1] == {"model": "a", "reply": "0 0 * * *", "correct": False, "prompt": prompt,
+                       "right": {"kind": "translate", "cron": "0 * * * *"}}
     assert "a: accuracy" in told.err
 
 

@@ -193,7 +193,7 @@ def deepspeed_config(micro, accumulation, processes):
 
 
 def test_deepspeed_accepts_its_config():
-    """By DeepSpeed's own parser, after transformers has filled in every "auto"; it refuses keys that it does not know."""
+    """By DeepSpeed's own parser, after transformers has filled in every "auto"; it refuses unknown keys."""
     pytest.importorskip("deepspeed", reason="deepspeed is no requirement of the course; pip install deepspeed")
     from deepspeed.runtime.config import DeepSpeedConfig
 

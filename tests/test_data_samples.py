@@ -220,18 +220,19 @@ def test_hand_written_phrases_are_in_no_other_file(by_hand, rows):
 HELD_MARKS = ("with the exception of", "up to and including", "my boss wants us to", "which five fields mean",
     "minutes between runs", "the boss says", "o'clock sharp", "local time", "at precisely", "in the hours ",
     "day in, day out", "on a daily basis", "all seven days", "of every week", "whenever it is", "comes around",
-    "when the date is", "throughout ", "for the whole of", "every day bar ", "never on ", "the minute hand", "clock reads",
-    "a new hour begins", "on a 15-minute", "times every hour", "hours between runs", "todo: ", "automate this",
-    "the plan is to", "it would be great", "arrange to", "put this in crontab", "is there a way", " | ", "->",
-    "suits us better", "throw in ", "on top of that", " a miss", "let us tweak", "small correction", "in the calendar",
-    "defrost the freezer", "feed the chickens", "flush the dns", "publish the podcast", "reindex the wiki",
-    "send the timesheets", "bird feeder", "mirror the repository")
+    "when the date is", "throughout ", "for the whole of", "every day bar ", "never on ", "the minute hand",
+    "clock reads", "a new hour begins", "on a 15-minute", "times every hour", "hours between runs", "todo: ",
+    "automate this", "the plan is to", "it would be great", "arrange to", "put this in crontab", "is there a way",
+    " | ", "->", "suits us better", "throw in ", "on top of that", " a miss", "let us tweak", "small correction",
+    "in the calendar", "defrost the freezer", "feed the chickens", "flush the dns", "publish the podcast",
+    "reindex the wiki", "send the timesheets", "bird feeder", "mirror the repository")
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wide")
-    subprocess.run([sys.executable, FOLDER / "make.py", "--rows", "1500", "--seed", "8", "--wording", "wide", "--out", folder],
+    subprocess.run([sys.executable, FOLDER / "make.py", "--rows", "1500", "--seed", "8", "--wording", "wide", "--out",
+        folder],
         check=True, timeout=120)
     assert (folder / "test.jsonl").read_bytes() == (FOLDER / "test.jsonl").read_bytes()
     assert (folder / "validation.jsonl").read_bytes() == (FOLDER / "validation.jsonl").read_bytes()

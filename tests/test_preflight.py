@@ -197,8 +197,8 @@ def test_pairs_whose_ids_are_equal_are_refused_with_their_line(tmp_path):
     rows = records.read(file, "preferences")
     with pytest.raises(DataError) as caught:
         chat.encode_pairs(tokenizer, rows)
-    assert str(caught.value) == (f"{file}:2: rejected: expected ids that differ from those of chosen, came the same ids "
-                                 "(1 of 2 rows); take these rows out")
+    assert str(caught.value) == (f"{file}:2: rejected: expected ids that differ from those of chosen, came the same "
+                                 "ids (1 of 2 rows); take these rows out")
     (good,) = chat.encode_pairs(tokenizer, rows[:1])
     data = training.dpo_dataset([good, good | {"rejected_ids": good["chosen_ids"]}], 2)
     trainer = SimpleNamespace(model=base()[0], train_dataset=data)

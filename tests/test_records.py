@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -497,7 +498,7 @@ def test_duplicates_by_case_space_and_unicode_form(tmp_path):
         row("cafe five"),
         row("CAFE\u0301 five\u00a0")]))
     assert rows.duplicates == [(2, 1, False), (4, 1, False), (5, 3, True), (6, 2, True)]
-    apart = [dict(zip(("prompt", "completion"), texts, strict=True)) for texts in (("a b", "c"), ("a", "b c"), ("a", "bc"))]
+    apart = [{"prompt": p, "completion": c} for p, c in (("a b", "c"), ("a", "b c"), ("a", "bc"))]
     assert records.read(write(tmp_path / "b.jsonl", apart)).duplicates == []
 
 
@@ -633,6 +634,21 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch):
         records.read(file)
         said = stream.getvalue()
         assert ("50%" in said and "100%" in said and "\n" not in said) if told else said == ""
+
+
+def test_progress_is_shown_in_a_notebook_for_long_files(tmp_path, monkeypatch):
+    file = write(tmp_path / "a.jsonl", [{"text": "a" * 1_000_000}] * 36)
+    for loaded, stride, told in ((True, 1 << 23, True), (False, 1 << 23, False), (True, 1 << 24, False)):
+        stream = io.StringIO()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stderr", stream)
+            patch.setattr("kit.sources.STRIDE", stride)
+            patch.delitem(sys.modules, "ipykernel", raising=False)
+            if loaded:
+                patch.setitem(sys.modules, "ipykernel", io)
+            records.read(file)
+        assert (re.findall(r"(\d+)%", stream.getvalue()) == ["25", "50", "75", "100"]) == told
+        assert told or stream.getvalue() == ""
 
 
 def test_a_small_run_of_the_benchmark():

@@ -1,5 +1,6 @@
 """What stands around TRL: order of rows, settings, adapters, and a preflight that sees each silent failure."""
 
+import ast
 import copy
 import dataclasses
 import inspect
@@ -7,6 +8,7 @@ import json
 import math
 import random
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +25,7 @@ from kit import chat, records, runs, training
 from kit.errors import DataError, MissingError, SettingsError
 
 LN2 = 0.6931471805599453
+PROJECT = Path(training.__file__).parents[1]
 CHAT_ROWS = [row for row in CHATS if row[-1]["content"]]  # the readers refuse an empty reply
 
 
@@ -96,7 +99,8 @@ def test_datasets_keep_ids_and_labels_together():
     _, tokenizer = base()
     encoded = chat.encode_chats(tokenizer, CHATS)
     data = training.sft_dataset(encoded, 2)
-    assert sorted(zip(data["input_ids"], data["labels"], strict=True)) == sorted((e.input_ids, e.labels) for e in encoded)
+    made = sorted(zip(data["input_ids"], data["labels"], strict=True))
+    assert made == sorted((e.input_ids, e.labels) for e in encoded)
     pairs = chat.encode_pairs(tokenizer, PAIRS)
     assert sorted(map(str, training.dpo_dataset(pairs, 2))) == sorted(map(str, pairs))
 
@@ -121,15 +125,45 @@ def test_batch_that_does_not_divide_is_refused():
     assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == (4, 4)
 
 
+CALLED = {"SFTConfig": SFTConfig, "DPOConfig": DPOConfig, "SFTTrainer": SFTTrainer, "DPOTrainer": DPOTrainer,
+          "PairTrainer": DPOTrainer, "LoraConfig": LoraConfig}
+
+
+def arguments(text):
+    """{name of a class of CALLED: the arguments that the code passes to it by name}; `**` of a call by its own test."""
+    found = {}
+    for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "id", getattr(call.func, "attr", None))
+        if name in CALLED:
+            found.setdefault(name, set()).update(k.arg for k in call.keywords if k.arg)
+    return found
+
+
+@pytest.mark.parametrize("file, wanted", [
+    ("scripts/sft_completion.py", "SFTConfig"), ("scripts/sft_chat.py", "SFTConfig"), ("scripts/dpo.py", "DPOConfig"),
+    ("kit/training.py", "LoraConfig")])
+def test_each_argument_we_pass_exists(file, wanted):
+    found = arguments((PROJECT / file).read_text(encoding="utf-8"))
+    assert wanted in found and all(found.values())
+    for name, passed in found.items():
+        assert passed - inspect.signature(CALLED[name]).parameters.keys() == set()
+
+
+def test_an_argument_that_is_gone_is_seen():
+    found = arguments("trl.SFTConfig(max_length=None, warmup_ratio=0.1, **more)\nSFTTrainer(model, tokenizer=t)")
+    assert {name: passed - inspect.signature(CALLED[name]).parameters.keys() for name, passed in found.items()} == {
+        "SFTConfig": {"warmup_ratio"}, "SFTTrainer": {"tokenizer"}}
+
+
 @pytest.mark.parametrize("config", [SFTConfig, DPOConfig])
-def test_each_argument_exists(config, tmp_path):
+def test_settings_are_known_and_not_deprecated(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_RUNS", str(tmp_path))
+    run = runs.start("drift", {"seed": 0})
     known = {field.name for field in dataclasses.fields(config)}
-    lessons = {"num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_length", "max_steps"}
-    lessons |= {"dataset_kwargs"} if config is SFTConfig else {"loss_type", "loss_weights", "beta"}
-    assert training.hardware(8, 4, 1).keys() - known == set() and lessons - known == set()
+    assert training.hardware(8, 4, 1).keys() - known == set() == run.settings().keys() - known
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        made = config(**settings(tmp_path))
+        made = config(**training.hardware(2, 2, 1), **run.settings(), max_length=None)
     assert not made.gradient_checkpointing
     assert made.bf16 == (training.models.compute_dtype() == torch.bfloat16)
 
@@ -157,7 +191,8 @@ def test_scoring_trained_ids_only_changes_no_loss(tmp_path, monkeypatch):
     direct = []
     for e in chat.encode_chats(tokenizer, CHATS):
         nll = torch.log_softmax(model(torch.tensor([e.input_ids])).logits[0, :-1], -1)
-        direct += [-nll[at, i].item() for at, (i, m) in enumerate(zip(e.input_ids[1:], e.loss_mask[1:], strict=True)) if m]
+        after = zip(e.input_ids[1:], e.loss_mask[1:], strict=True)
+        direct += [-nll[at, i].item() for at, (i, m) in enumerate(after) if m]
     assert abs(loss - sum(direct) / len(direct)) < 1e-5
 
 
@@ -215,7 +250,8 @@ def test_training_on_a_file_with_bad_rows_is_training_on_its_good_rows(tied, tmp
     name = tmp_path / "mixed.jsonl"
     assert told["rows_rejected"] == [
         f"{name}:1: messages[0].role: expected system, user or assistant, came 'bot'",
-        f"{name}:4: expected at most 60 tokens, came 110 tokens", f"{name}:8: expected UTF-8, came the byte 0xe9 at byte 4"]
+        f"{name}:4: expected at most 60 tokens, came 110 tokens",
+        f"{name}:8: expected UTF-8, came the byte 0xe9 at byte 4"]
     assert told["rows_duplicate"] == [{"line": 6, "first": 2, "exact": True}, {"line": 7, "first": 5, "exact": True}]
     kept = records.read_rejected(mixed.folder / "rejected.jsonl")
     assert [raw for _, raw in kept] == [bad[0], bad[2], bad[1]]

@@ -17,7 +17,8 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from kit import launch, runs
+from kit import launch, processes, runs
+from kit.errors import SettingsError
 
 PROJECT = Path(__file__).parents[1]
 ACCELERATE = Path(sys.executable).with_name("accelerate")
@@ -78,7 +79,7 @@ def flags(folder, run, steps=STEPS, micro=BATCH // 2):
 
 
 def start(folder, *script, **environment):
-    """The line of configs/two_nodes.yaml on each host; [process of host 0, process of host 1], their output in files."""
+    """The line of configs/two_nodes.yaml on each host; the two processes, whose output goes to files."""
     started = []
     for k, (name, interface, _) in enumerate(HOSTS):
         command = ["ip", "netns", "exec", name, ACCELERATE, "launch", "--config_file", "configs/two_nodes.yaml",
@@ -146,9 +147,33 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(hosts, folder):
     processes = start(folder, "scripts/sft_chat.py", *flags(folder, "lost", steps=10))
     assert [process.wait(timeout=120) for process in processes] == [0, 0], told(folder, 1)[-2000:]
     assert "resuming from checkpoint-" in told(folder, 0) and "trained" not in told(folder, 1)
-    launch.run("sft_chat", 1, **{f.lstrip("-").split("=")[0]: f.split("=")[1] for f in flags(folder, "alone", 10, BATCH)})
+    one_host = (flag.lstrip("-").split("=") for flag in flags(folder, "alone", 10, BATCH))
+    launch.run("sft_chat", 1, **dict(one_host))
     assert json.loads((run / "run.json").read_text())["world_size"] == 2
     check_equal(run, runs.root() / "alone-pocket")
+
+
+def test_a_host_that_does_not_see_the_run_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "DISK_SECONDS", 0.1)
+    with pytest.raises(SettingsError, match="every host must see the run's folder, this one does not; set KIT_RUNS"):
+        processes.meet(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    processes.meet(tmp_path)
+
+
+@pytest.mark.parametrize("text, world, lost", [
+    ("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.2]:4242", 2, True),
+    ("[Rank 1] Watchdog caught collective operation timeout: NCCL, Timeout(ms)=600000", 2, True),
+    ("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.2]:4242", 1, False),
+    ("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)", 2, False),
+])
+def test_what_means_that_a_process_is_gone(tmp_path, monkeypatch, text, world, lost):
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RuntimeError if not lost else processes.LostError) as raised, processes.watched(tmp_path):
+        raise RuntimeError(text)
+    assert not lost or "process 1: another process or host is gone" in str(raised.value)
+    assert lost or str(raised.value) == text
 
 
 @pytest.mark.long
