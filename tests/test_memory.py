@@ -105,8 +105,10 @@ def test_the_peak_of_a_training_is_the_plan(benchmark, monkeypatch, name):
 
     threads = torch.get_num_threads()
     for owner, field in ((memory, "TILE"), (memory, "WORKSPACE"), (trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"),
+                         (trl.trainer.utils, "_use_triton"), (trl.trainer.utils, "_ChunkedLogProbFunction"),
                          *((chunked_logprob, f) for f in ("_forward_tile", "_backward_tile", "_addmm_fp32"))):
         monkeypatch.setattr(owner, field, getattr(owner, field))  # put back what `toy` changes
+    trl.trainer.utils._ChunkedLogProbFunction = chunked_logprob.ChunkedLogProbFunction
     shape, changes = benchmark.SETTINGS[name]
     config, setting = benchmark.toy(planner.SHAPES[shape], memory.Training(**changes))
     plan, peaks = memory.plan(config, setting), benchmark.measure(setting, config)
