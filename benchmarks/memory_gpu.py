@@ -32,6 +32,7 @@ SETTINGS = {
     "135M DPO, reference": (SMALL, {"kind": "dpo", "micro_batch_size": 4}),
     "0.6B full": (QWEN, {"micro_batch_size": 4}),
     "0.6B full, one row of 8,192": (QWEN, {"micro_batch_size": 1, "length": 8192, "checkpointing": True}),
+    "0.6B full, padded rows run packed by kit.attention": (QWEN, {"padded": True, "packed": True}),
     "0.6B full, bf16 weights": (QWEN, {"precision": "bf16"}),
     "0.6B full, half of the ids trained, 2 micro batches": (QWEN, {"micro_batch_size": 4, "trained": 0.5,
                                                                    "accumulation": 2}),
@@ -74,17 +75,16 @@ def dataset(setting, vocab):
                                   "rejected_ids": ids[max(prompt, 1):][::-1]} for ids, prompt in made], size)
 
 
-def trainer(setting, config, folder):
+def trainer(setting, config, folder, packed=False):
     """TRL's trainer with the arguments of lessons 03 and 04, and the precision and checkpointing of the setting."""
     import tiny
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from trl import DPOConfig, SFTConfig, SFTTrainer
 
-    from kit import models, training
+    from kit import attention, models, training
 
     where, half = models.device(), setting.precision.startswith("bf16")
-    training.score_trained_ids_only()
 
     def model():
         with torch.device(where):
@@ -92,7 +92,7 @@ def trainer(setting, config, folder):
                                                     dtype=torch.bfloat16 if half else torch.float32)
 
     torch.manual_seed(0)
-    policy = model()
+    policy = attention.use(model()) if packed else model()
     settings = training.hardware(setting.micro_batch_size * setting.accumulation, setting.micro_batch_size)
     checkpointing = next(key for key in settings if key.endswith("_checkpointing"))
     settings |= {checkpointing: setting.checkpointing, "bf16": setting.precision != "fp32", "max_steps": STEPS,
@@ -143,13 +143,20 @@ class Phases:
             torch.cuda.reset_peak_memory_stats()
 
 
-def measure(setting, config):
+def as_packed(setting, vocab):
+    """The setting that a padded one is when each batch runs as one row of its real ids: the largest batch counts."""
+    lengths, rows = list(map(len, dataset(setting, vocab)["input_ids"])), setting.micro_batch_size
+    most = max(sum(lengths[at : at + rows]) for at in range(0, len(lengths), rows))
+    return memory.replace(setting, micro_batch_size=1, length=most, padded=False)
+
+
+def measure(setting, config, packed=False):
     """{phase: peak bytes} of one training."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
         if torch.cuda.is_available():
-            built = trainer(setting, config, folder)
+            built = trainer(setting, config, folder, packed)
             phases = Phases(built)
             built.train()
             return phases.peaks
@@ -157,7 +164,7 @@ def measure(setting, config):
 
         gc.collect()  # what an earlier training left would be taken off
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            built = trainer(setting, config, folder)
+            built = trainer(setting, config, folder, packed)
             phases = Phases(built)
             built.train()
     now, ends = 0, iter(phases.marks)
@@ -178,12 +185,13 @@ def child(name):
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     shape, changes = SETTINGS[name]
+    packed = changes.pop("packed", False)
     config, setting = planner.SHAPES[shape], memory.Training(**changes)
     gpu = torch.cuda.is_available()
     if not gpu:
         config, setting = toy(config, setting)
-    plan = memory.plan(config, setting)
-    peaks = measure(setting, config)
+    plan = memory.plan(config, as_packed(setting, config["vocab_size"]) if packed else setting)
+    peaks = measure(setting, config, packed)
     peak = max(peaks.values())
     print(json.dumps({
         "setting": name, "model": shape, **changes, "predicted": plan.peak, "measured": peak,
@@ -201,6 +209,7 @@ def toy(config, setting):
 
     torch.set_num_threads(1)
     memory.TILE, memory.WORKSPACE = (memory.TILE[0], 128), 0
+    trl.trainer.utils._use_triton = lambda device: True  # only the ids in the loss are scored, as on a GPU
     trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = memory.TILE[1]
     # On a GPU, Triton and cuBLAS do this in registers; in torch, it takes copies of the tile. The losses are void.
     for inner in ("_forward_tile", "_backward_tile", "_addmm_fp32"):

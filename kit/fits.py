@@ -24,11 +24,16 @@ def training_of(trainer):
     zero = f"zero{args.deepspeed_plugin.zero_stage}" if trainer.is_deepspeed_enabled else "ddp"
     return memory.Training(
         args.per_device_train_batch_size, max(lengths), "dpo" if hasattr(trainer, "ref_model") else "sft", rank,
-        "bf16" if half else "autocast" if args.bf16 or args.fp16 else "fp32", model.is_gradient_checkpointing,
+        "bf16" if half else "autocast" if args.bf16 or args.fp16 else "fp32", _checkpoints(args, model),
         "precomputed" if getattr(args, "precompute_ref_log_probs", False) else "model",
         padded=min(lengths) < max(lengths) and model.config._attn_implementation == "sdpa",
         accumulation=args.gradient_accumulation_steps, processes=args.world_size,
         strategy="fsdp2" if trainer.is_fsdp_enabled else zero if zero in memory.STRATEGIES else "ddp")
+
+
+def _checkpoints(args, model):
+    asked = any(getattr(args, f"{name}_checkpointing", False) for name in ("activation", "gradient"))
+    return asked or any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def fitting(config, training, room):
@@ -66,8 +71,8 @@ def sentence(trainer):
     start = (f"{now.micro_batch_size} rows of up to {now.length} ids at once need about {need / 1e9:.1f} GB, the GPU "
              f"has {room / 1e9:.1f} GB for this process")
     ways = [f"per_device_train_batch_size={t.micro_batch_size} with gradient_accumulation_steps={t.accumulation}"
-            + " and checkpointing" * t.checkpointing for t in fitting(config, now, room)
-            if (t.micro_batch_size, t.checkpointing) != (now.micro_batch_size, now.checkpointing)]
+            + " and checkpointing" * t.checkpointing
+            for t in fitting(config, now, min(room, MARGIN * need - 1))]  # these ran out, whatever we planned
     if ways:
         return f"{start}; what should fit: {', or '.join(ways)}"
     least = replace(now, micro_batch_size=1, checkpointing=True)

@@ -51,6 +51,13 @@ def data_checks(data, rows, tokenizer, collate=None) -> list:
     return checks
 
 
+def label_checks(sides, tokenizer) -> list:
+    """The Checks of (ids, labels) that need no source rows."""
+    untrained, _, unstopped, _ = span_faults(sides, tokenizer, "completion")
+    return [counted("every row trains a token", untrained, "rows without"),
+            counted("every trained span ends with <end>", unstopped, "spans without")]
+
+
 def examples(data):
     """(ids, labels) of each row; of a pair, those of prompt and chosen and of prompt and rejected."""
     if "labels" in data.column_names:

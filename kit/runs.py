@@ -156,6 +156,7 @@ class Run:
         within 1e-3 nats, `math.log(2)` for DPO. A finished run only says so. Raises DivergedError, CheckpointError,
         SettingsError, and Stopped after a signal.
         """
+        from kit import training
         from kit.recorder import Recorder  # seconds of import, which reading a run's metrics does not need
 
         self._check(trainer.args)
@@ -171,6 +172,7 @@ class Run:
                 if main:
                     print(f"{self.folder.name} is finished ({self.report['steps']} steps); nothing was trained")
                 return
+            training.enforce(trainer, tokenizer)
             recorder = Recorder(self, trainer, first_loss)
             with processes.watched(self.folder):
                 steps = recorder.train(self._newest(trainer))

@@ -12,7 +12,7 @@ import re
 
 from kit import chat, models, runs, speed
 from kit.errors import MissingError, SettingsError
-from kit.preflight import Check, data_checks
+from kit.preflight import Check, data_checks, examples, label_checks
 from kit.processes import join
 
 LN2 = math.log(2)
@@ -172,17 +172,33 @@ def preflight(trainer, tokenizer, rows):
     `rows`: the Records behind the trainer's dataset. Returns the list of Check. Fingerprints and finite gradients are
     checked by the run itself, and the first DPO loss again.
     """
-    end = tokenizer.convert_tokens_to_ids(chat.END)
     checks = data_checks(trainer.train_dataset, rows, tokenizer, getattr(trainer, "data_collator", None))
-    control = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
-    checks += [_embeddings(trainer.model, control), _dtype(trainer.model), _stop(trainer.model, end)]
-    if hasattr(trainer, "ref_model"):
-        checks.append(_reference(trainer))
+    _demand([*checks, *(more := _model_checks(trainer, tokenizer))])
+    speed.fit(trainer)
+    trainer.checked = True
+    return [*checks, *more]
+
+
+def enforce(trainer, tokenizer):
+    """For Run.train: what `preflight` checks without source rows, unless it has; with our control tokens only."""
+    if getattr(trainer, "checked", False) or set(chat.CONTROL_TOKENS) - tokenizer.get_vocab().keys():
+        return
+    data = trainer.train_dataset  # a stream can be read once only
+    labels = label_checks(examples(data), tokenizer) if hasattr(data, "num_rows") else []
+    _demand([*labels, *_model_checks(trainer, tokenizer)])
+
+
+def _demand(checks):
     failed = [c for c in checks if not c.passed]
     if failed:
         raise SettingsError(f"preflight: {failed[0].name} does not hold: {failed[0].detail}")
-    speed.fit(trainer)
-    return checks
+
+
+def _model_checks(trainer, tokenizer):
+    control = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
+    checks = [_embeddings(trainer.model, control), _dtype(trainer.model),
+              _stop(trainer.model, tokenizer.convert_tokens_to_ids(chat.END))]
+    return [*checks, _reference(trainer)] if hasattr(trainer, "ref_model") else checks
 
 
 def _embeddings(model, ids):

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,8 +105,10 @@ def test_the_peak_of_a_training_is_the_plan(benchmark, monkeypatch, name):
 
     threads = torch.get_num_threads()
     for owner, field in ((memory, "TILE"), (memory, "WORKSPACE"), (trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"),
+                         (trl.trainer.utils, "_use_triton"), (trl.trainer.utils, "_ChunkedLogProbFunction"),
                          *((chunked_logprob, f) for f in ("_forward_tile", "_backward_tile", "_addmm_fp32"))):
         monkeypatch.setattr(owner, field, getattr(owner, field))  # put back what `toy` changes
+    trl.trainer.utils._ChunkedLogProbFunction = chunked_logprob.ChunkedLogProbFunction
     shape, changes = benchmark.SETTINGS[name]
     config, setting = benchmark.toy(planner.SHAPES[shape], memory.Training(**changes))
     plan, peaks = memory.plan(config, setting), benchmark.measure(setting, config)
@@ -167,6 +170,50 @@ def test_what_fits_fits_and_keeps_the_batch():
     more = replace(found[0], micro_batch_size=8, accumulation=8)
     assert memory.plan(config, more).peak * fits.MARGIN > 80e9
     assert fits.fitting(config, t, 10e9) == []
+
+
+def trainer(config, rows=32, length=2048, **more):
+    """What fits.training_of reads of a trainer."""
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    args = SimpleNamespace(per_device_train_batch_size=rows, gradient_accumulation_steps=2, bf16=True, fp16=False,
+                           world_size=1)
+    data = training.dataset({"input_ids": [[1] * length, [1] * 9]}, "x")
+    return SimpleNamespace(args=args, model=made, train_dataset=data, is_fsdp_enabled=False, is_deepspeed_enabled=False,
+                           accelerator=SimpleNamespace(unwrap_model=lambda model: model), **more)
+
+
+@pytest.mark.parametrize("room, told", [
+    (80e9, "32 rows of up to 2048 ids at once need about 253.6 GB, the GPU has 80.0 GB for this process; what should "
+           "fit: per_device_train_batch_size=4 with gradient_accumulation_steps=16, or per_device_train_batch_size=32 "
+           "with gradient_accumulation_steps=2 and checkpointing"),
+    (24e9, "and one row with checkpointing needs 31.4 GB; take a smaller model, shorter rows, FSDP2 over more GPUs, or "
+           "LoRA (10.2 GB)")])
+def test_the_sentence_names_settings_that_fit(monkeypatch, room, told):
+    monkeypatch.setattr(fits, "available", lambda: room)
+    assert fits.sentence(trainer(planner.SHAPES["SmolLM2-1.7B"])).endswith(told)
+
+
+def test_the_sentence_of_a_gpu_that_fills_earlier_than_planned_asks_for_less(monkeypatch):
+    monkeypatch.setattr(fits, "available", lambda: 80e9)
+    told = fits.sentence(trainer(planner.SHAPES["SmolLM2-135M"], rows=8, length=256))
+    assert "per_device_train_batch_size=4 with gradient_accumulation_steps=4, or" in told
+    assert "batch_size=8 with gradient_accumulation_steps=2 and checkpointing" in told
+
+
+def test_a_model_that_the_planner_does_not_know_gets_a_sentence_too(monkeypatch):
+    made = trainer(planner.SHAPES["SmolLM2-135M"])
+    made.model.config.num_experts = 4
+    assert fits.sentence(made) == ("32 rows at once do not fit into the GPU; halve per_device_train_batch_size and "
+                                   "double gradient_accumulation_steps")
+
+
+def test_the_planner_reads_a_trainer(benchmark, tmp_path):
+    for name in ("0.6B LoRA", "0.6B DPO, precomputed reference", "135M full, checkpointing", "135M full, padded rows"):
+        shape, changes = benchmark.SETTINGS[name]
+        setting = replace(memory.Training(**changes), micro_batch_size=2, length=20)
+        made = benchmark.trainer(setting, planner.SHAPES[shape] | benchmark.TOY, str(tmp_path))
+        assert fits.training_of(made) == replace(setting, trained=1.0), name
 
 
 def test_the_table_has_a_row_for_each_way_and_a_term_in_each_column():
