@@ -1,7 +1,7 @@
 """Write the sample data sets of the course: `python data_samples/make.py`.
 
 Every phrase belongs to one split by its hash, so training, validation and test never share one,
-whatever the number of rows. The same seed and number of rows give the same bytes.
+whatever the number of rows. The same seed, number of rows and wording give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import wider
 from dialogues import CHATTER, Question, asking, edited, impossible, small_talk, undone
 from phrases import Ask, schedule
 from wordings import Voice
@@ -34,6 +35,10 @@ HELD_SHAPES = frozenset(
     )
 )
 MIX = {"translate": 0.60, "edit": 0.18, "ask": 0.08, "cannot": 0.07, "decline": 0.07}
+# What a pair of preferences.jsonl is about: the line alone over chatter, its short form over a list, a line over a
+# needless question or refusal; a question, an admission or "not a schedule" over a guess.
+PAIRS = {"bare": 0.40, "short": 0.14, "answer": 0.12, "ask": 0.12, "cannot": 0.12, "decline": 0.10}
+LINES = ("0 9 * * *", "0 0 * * *", "0 12 * * *", "* * * * *", "0 * * * *", "0 9 * * 1-5", "30 18 * * *", "0 8 * * 1")
 VALIDATION = {"translate": 240, "edit": 64, "ask": 32, "cannot": 32, "decline": 32}
 TEST = {
     ("translate", "none"): 200, ("translate", "wording"): 100, ("translate", "shape"): 60, ("edit", "none"): 76,
@@ -91,13 +96,14 @@ def written_out(cron: str) -> str:
 class Writer:
     """Draws rows of one split. Rows of training carry the habits of annotators, others gold only."""
 
-    def __init__(self, split: str, name: str, seed: int) -> None:
-        self.split, self.rng, self.seen = split, random.Random(f"{seed} {name}"), set()
+    def __init__(self, split: str, name: str, seed: int, wide: bool = False) -> None:
+        self.split, self.rng, self.seen, self.wide = split, random.Random(f"{seed} {name}"), set(), wide
 
     def draw(self, make: Callable[[Voice], Ask | Question], held_out: str = "none", fresh: bool = True):
         """Draw from `make` until the phrase belongs to this split and to the kind of held-out row."""
         while True:
-            voice = Voice(self.rng, held=held_out == "wording")
+            # A quarter of a wide file still speaks as narrowly as the evaluation splits do.
+            voice = Voice(self.rng, held_out == "wording", self.wide and self.rng.random() < 0.75)
             drawn = make(voice)
             key = normalised(drawn.text)
             lines = (drawn.cron,) if isinstance(drawn, Ask) else (drawn.guess,)
@@ -116,7 +122,8 @@ class Writer:
 
     def request(self, held_out: str = "none", wrapped: float = 0.6) -> Ask:
         """Draw a schedule phrase, in a request or bare."""
-        return self.draw(lambda voice: schedule(voice, request=voice.chance(wrapped)), held_out)
+        return self.draw(lambda voice: (wider.schedule if voice.wide else schedule)(voice, voice.chance(wrapped)),
+            held_out)
 
     def conversation(self, reply: Callable[[str], str], held_out: str = "none") -> tuple[list[dict], str]:
         """Draw the turns of a follow-up, without its last answer; return them and the gold line."""
@@ -152,9 +159,9 @@ def opening(text: str) -> list[dict]:
     return [said("system", SYSTEM), said("user", text)]
 
 
-def completion_rows(seed: int, count: int) -> Iterator[dict]:
+def completion_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
     """Yield {prompt, completion} rows: a phrase and its canonical line."""
-    writer = Writer("train", "completion", seed)
+    writer = Writer("train", "completion", seed, wide)
     for _ in range(count):
         drawn = writer.request(wrapped=0.4)
         yield {"prompt": drawn.text, "completion": drawn.cron}
@@ -176,9 +183,9 @@ def chat_row(writer: Writer, kind: str) -> list[dict]:
     return [*opening(drawn.text), said("assistant", writer.spoken(drawn.guess) if wrong else drawn.reply)]
 
 
-def chat_rows(seed: int, count: int) -> Iterator[dict]:
+def chat_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
     """Yield {messages} rows of all kinds, in the proportions of MIX."""
-    writer = Writer("train", "chat", seed)
+    writer = Writer("train", "chat", seed, wide)
     kinds = [kind for kind, share in MIX.items() if kind != "translate" for _ in range(round(share * count))]
     kinds += ["translate"] * (count - len(kinds))
     writer.rng.shuffle(kinds)
@@ -186,29 +193,47 @@ def chat_rows(seed: int, count: int) -> Iterator[dict]:
         yield {"messages": chat_row(writer, kind)}
 
 
-def preference_row(writer: Writer) -> dict:
-    """Draw one pair about behaviour: bare, canonical, asking, admitting."""
-    draw = writer.rng.random()
-    if draw < 0.65:
-        while True:
-            turns, cron = writer.conversation(str) if writer.rng.random() < 0.25 else (None, None)
-            if turns is None:
-                drawn = writer.request()
-                turns, cron = opening(drawn.text), drawn.cron
-            other = writer.rng.choice(CHATTER).format(c=cron) if draw < 0.45 else written_out(cron)
-            if other != cron:
-                return {"prompt": turns, "chosen": [said("assistant", cron)], "rejected": [said("assistant", other)]}
-    drawn = writer.draw(asking if draw < 0.82 else impossible)
-    guess = writer.rng.choice(CHATTER).format(c=drawn.guess) if writer.rng.random() < 0.5 else drawn.guess
-    return {"prompt": opening(drawn.text), "chosen": [said("assistant", drawn.reply)],
-        "rejected": [said("assistant", guess)]}
+def preference_row(writer: Writer, kind: str) -> dict:
+    """Draw one pair of a kind of PAIRS: chosen is what people rank first, and it is right."""
+    if kind in ("bare", "short", "answer"):
+        return line_pair(writer, kind)
+    drawn = writer.draw({"ask": asking, "cannot": impossible, "decline": small_talk}[kind])
+    guess = writer.rng.choice(LINES) if kind == "decline" else drawn.guess
+    other = writer.rng.choice(CHATTER).format(c=guess) if writer.rng.random() < 0.5 else guess
+    if kind == "decline" and writer.rng.random() < 0.4:
+        other = writer.draw(writer.rng.choice((asking, impossible))).reply
+    return pair(opening(drawn.text), drawn.reply, other)
 
 
-def preference_rows(seed: int, count: int) -> Iterator[dict]:
+def line_pair(writer: Writer, kind: str) -> dict:
+    """Draw a pair whose chosen reply is the canonical line alone."""
+    while True:
+        if writer.rng.random() < 0.25:
+            turns, cron = writer.conversation(str)
+        else:
+            drawn = writer.request()
+            turns, cron = opening(drawn.text), drawn.cron
+        if kind == "answer":
+            other = writer.draw(writer.rng.choice((asking, asking, impossible))).reply
+        else:
+            other = writer.rng.choice(CHATTER).format(c=cron) if kind == "bare" else written_out(cron)
+        if other != cron:
+            return pair(turns, cron, other)
+
+
+def pair(turns: list[dict], chosen: str, rejected: str) -> dict:
+    """Return one preference row."""
+    return {"prompt": turns, "chosen": [said("assistant", chosen)], "rejected": [said("assistant", rejected)]}
+
+
+def preference_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
     """Yield {prompt, chosen, rejected} rows."""
-    writer = Writer("train", "preferences", seed)
-    for _ in range(count):
-        yield preference_row(writer)
+    writer = Writer("train", "preferences", seed, wide)
+    kinds = [kind for kind, share in PAIRS.items() if kind != "bare" for _ in range(round(share * count))]
+    kinds += ["bare"] * (count - len(kinds))
+    writer.rng.shuffle(kinds)
+    for kind in kinds:
+        yield preference_row(writer, kind)
 
 
 def gold_row(writer: Writer, kind: str, held_out: str) -> dict:
@@ -235,12 +260,12 @@ def gold_rows(split: str, wanted: dict) -> Iterator[dict]:
         yield gold_row(writer, kind, held_out)
 
 
-def write(folder: Path, rows: int, seed: int) -> None:
-    """Write the five files; `rows` counts chat.jsonl, the other training files follow it."""
+def write(folder: Path, rows: int, seed: int, wide: bool = False) -> None:
+    """Write the five files; `rows` counts chat.jsonl, the other training files follow it; `wide` adds wordings."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "completion": completion_rows(seed, rows * 2 // 3), "chat": chat_rows(seed, rows),
-        "preferences": preference_rows(seed, rows // 6),
+        "completion": completion_rows(seed, rows * 2 // 3, wide), "chat": chat_rows(seed, rows, wide),
+        "preferences": preference_rows(seed, rows // 6, wide),
         "validation": gold_rows("validation", VALIDATION), "test": gold_rows("test", TEST),
     }
     for name, made in files.items():
@@ -255,8 +280,10 @@ def main() -> None:
         help="rows of chat.jsonl; completion gets two thirds, preferences one sixth")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the five files")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the training files")
+    parser.add_argument("--wording", choices=("narrow", "wide"), default="narrow",
+        help="wide: more ways to say a schedule and more around it, in the training files only")
     flags = parser.parse_args()
-    write(flags.out, flags.rows, flags.seed)
+    write(flags.out, flags.rows, flags.seed, flags.wording == "wide")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """Word lists and small wording rules: how people write times, days, tasks and requests.
 
-`Voice.pick(usual, held)` draws from `usual`; a voice that speaks held-out wordings draws from
-`held` where there is one and notes it in `held_used`. Training never uses such a voice.
+`Voice.pick(usual, held, wide)` draws from `usual`; a voice that speaks held-out wordings draws from
+`held` where there is one and notes it in `held_used`. Training never uses such a voice. A wide voice
+(`make.py --wording wide`) draws from `usual` and `wide` together.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from tasks import ACTS, CLOSERS, ENDS, EVENTS, FOLDERS, FRAMES, LOOSE, OPENERS, RUNS, SHORTENED, STEMS, STORIES
 
 DAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 SHORT_DAYS = (
@@ -31,6 +34,12 @@ TENS = {30: "thirty", 40: "forty", 50: "fifty"}
 ORDINALS = [
     "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh",
     "twelfth", "thirteenth", "fourteenth", "fifteenth",
+]
+
+LATER_ORDINALS = [
+    "sixteenth", "seventeenth", "eighteenth", "nineteenth", "twentieth", "twenty-first", "twenty-second",
+    "twenty-third", "twenty-fourth", "twenty-fifth", "twenty-sixth", "twenty-seventh", "twenty-eighth",
+    "twenty-ninth", "thirtieth", "thirty-first",
 ]
 
 VERBS = (
@@ -109,17 +118,20 @@ _FROZEN = frozenset(
 
 
 class Voice:
-    """A seeded speaker. `held` turns on held-out wordings; `held_used` says one was spoken."""
+    """A seeded speaker. `held` turns on held-out wordings; `held_used` says one was spoken; `wide` adds wordings."""
 
-    def __init__(self, rng: random.Random, held: bool = False) -> None:
-        self.rng, self.held, self.held_used = rng, held, False
+    def __init__(self, rng: random.Random, held: bool = False, wide: bool = False) -> None:
+        self.rng, self.held, self.held_used, self.wide = rng, held, False, wide
 
-    def pick(self, usual: Sequence, held: Sequence = ()):
-        """Draw one of `usual`, or of `held` in a voice that speaks held-out wordings."""
+    def pick(self, usual: Sequence, held: Sequence = (), wide: Sequence | Callable = ()):
+        """Draw one of `usual`, or of `held` in a voice that speaks held-out wordings, or also of `wide`.
+
+        `wide` may be a function, so that the forms it draws cost a narrow voice no random number.
+        """
         if held and self.held and self.rng.random() < 0.6:
             self.held_used = True
             return self.rng.choice(held)
-        return self.rng.choice(usual)
+        return self.rng.choice([*usual, *(wide() if callable(wide) else wide)] if self.wide else usual)
 
     def chance(self, probability: float) -> bool:
         """Return True with this probability."""
@@ -135,8 +147,8 @@ def number(voice: Voice, n: int) -> str:
 
 def ordinal(voice: Voice, n: int) -> str:
     """Write a day of the month: 1st, first, 22nd."""
-    if n <= len(ORDINALS) and voice.chance(0.2):
-        return ORDINALS[n - 1]
+    if (n <= len(ORDINALS) or voice.wide) and voice.chance(0.2):
+        return (ORDINALS + LATER_ORDINALS)[n - 1]
     suffix = "th" if 10 < n < 14 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
     return f"{n}{suffix}"
 
@@ -158,12 +170,18 @@ def listed(voice: Voice, items: Sequence[str]) -> str:
     if len(items) == 1:
         return items[0]
     last = voice.pick((" and ", " and ", " and ", " & ", ", ", " + ") if len(items) == 2 else (" and ", " and ",
-        ", and ", " & ", ", "))
+        ", and ", " & ", ", "), (), (" and also ", " and then ") if len(items) == 2 else (", ",))
     return ", ".join(items[:-1]) + last + items[-1]
 
 
 def task(voice: Voice) -> str:
     """Name a task in the base form: run the backup, water the plants."""
+    if voice.wide and voice.chance(0.6):
+        if voice.chance(0.2):
+            name = voice.pick(FOLDERS) + voice.pick(STEMS) + voice.pick(ENDS)
+            return f"{voice.pick(RUNS)} {voice.pick((name, name, f'`{name}`'))}"
+        acts, things = voice.pick(ACTS)
+        return f"{voice.pick(acts)} {voice.pick(things)}"
     if voice.chance(0.4):
         return f"{voice.pick(VERBS)} {voice.pick(JOBS)}"
     return voice.pick(TASKS, HELD_TASKS)
@@ -171,8 +189,44 @@ def task(voice: Voice) -> str:
 
 def wrapped(voice: Voice, phrase: str) -> str:
     """Put a schedule phrase into a request."""
+    if voice.wide and voice.chance(0.6):
+        return loosely_wrapped(voice, phrase)
     template = voice.pick(WRAPPERS, HELD_WRAPPERS)
     return template.format(p=phrase, t=task(voice))
+
+
+def loosely_wrapped(voice: Voice, phrase: str) -> str:
+    """Put a schedule phrase beside an event, or into a longer message around a task."""
+    if voice.chance(0.4):
+        return voice.pick(LOOSE).format(p=phrase, e=voice.pick(EVENTS))
+    text = voice.pick(FRAMES).format(p=phrase, t=task(voice))
+    text = f"{voice.pick(OPENERS)}{text}{voice.pick(CLOSERS)}"
+    return f"{voice.pick(STORIES)} {text[0].upper()}{text[1:]}" if voice.chance(0.04) else text
+
+
+def _sloppy(voice: Voice, text: str) -> str:
+    """Shorten words, join or split a time and its am, drop or double marks, borrow another language's grammar."""
+    if voice.chance(0.15):
+        known = [(word, forms) for word, forms in SHORTENED if re.search(rf"\b{word}\b", text, re.IGNORECASE)]
+        if known:
+            word, forms = voice.pick(known)
+            text = re.sub(rf"\b{word}\b", voice.pick(forms), text, count=1, flags=re.IGNORECASE)
+    draw = voice.rng.random()
+    if draw < 0.06:
+        return re.sub(r"(\d) ([ap]\.?m\b)", r"\1\2", text, flags=re.IGNORECASE)
+    if draw < 0.10:
+        return re.sub(r"(\d)([ap]m\b)", r"\1 \2", text, flags=re.IGNORECASE)
+    if draw < 0.14:
+        return text.replace(", ", voice.pick((" ", ",", " , ")))
+    if draw < 0.17:
+        return re.sub(r"\bon (\w+day)", voice.pick((r"in \1", r"at \1", r"\1", r"the \1")), text)
+    if draw < 0.19:
+        return re.sub(r"\bevery\b", voice.pick(("each", "in every", "on every", "at every", "all")), text, count=1)
+    if draw < 0.21:
+        return text.replace(" - ", "-") if " - " in text else f'"{text}"'
+    if draw < 0.23:
+        return text + voice.pick(("!!", "...", " !", ";", " ..", "??" if "?" in text else "!"))
+    return _misspell(voice, text) if draw < 0.31 else text
 
 
 def _misspell(voice: Voice, text: str) -> str:
@@ -195,6 +249,8 @@ def noisy(voice: Voice, text: str) -> str:
     """Add the noise of typing: case, end punctuation, a missing apostrophe, a misspelt word."""
     if voice.chance(0.14):
         text = _misspell(voice, text)
+    if voice.wide:
+        text = _sloppy(voice, text)
     draw = voice.rng.random()
     if draw < 0.40:
         text = text.casefold()

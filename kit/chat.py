@@ -4,19 +4,25 @@ Derived by hand in lesson 01 (tokens, template) and lesson 03 (loss mask). Train
 `encode`, so text inside a message can never become a control token: each content is encoded by a copy of the
 tokenizer whose table of added tokens is empty. `split_special_tokens=True` of transformers covers special tokens
 only; a base such as Qwen also has added tokens that are not special.
+
+`python -m kit.chat MODEL` talks with a model, see kit.commands.
 """
 
 import copy
+import functools
 import json
+import sys
 import weakref
 from dataclasses import dataclass
 
-from kit.errors import DataError, SettingsError
+from kit import embeddings
+from kit.errors import DataError, SettingsError, exit_code
 
 ROLES = ("system", "user", "assistant")
 ROLE_TOKENS = {role: f"<{role}>" for role in ROLES}
 END = "<end>"
 CONTROL_TOKENS = (*ROLE_TOKENS.values(), END)
+PIECE = 1024  # texts given to the tokenizer at once
 IGNORED = -100  # the label that torch's cross-entropy and TRL skip
 
 TEMPLATE = """\
@@ -66,7 +72,7 @@ def add_role_tokens(tokenizer, model=None):
     tokenizer.eos_token = END
     tokenizer.chat_template = TEMPLATE
     if model is not None:
-        _fit_embeddings(tokenizer, model, new)
+        embeddings.fit(model, len(tokenizer), tokenizer.convert_tokens_to_ids(new))
         model.config.pad_token_id = tokenizer.pad_token_id
         model.config.eos_token_id = tokenizer.eos_token_id
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -77,30 +83,11 @@ def add_role_tokens(tokenizer, model=None):
     return len(new)
 
 
-def _fit_embeddings(tokenizer, model, new):
-    import torch
-
-    old_rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > old_rows:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    if not new:
-        return
-    ids = torch.tensor(tokenizer.convert_tokens_to_ids(new))
-    used = min(old_rows, int(ids.min()))
-    tables = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in tables.values():
-            old = weight[:used].float().cpu()
-            rows = old.mean(0) + old.std(0) * torch.randn(len(ids), old.shape[1], generator=generator)
-            rows *= old.norm(dim=1).median() / rows.norm(dim=1, keepdim=True)
-            weight[ids.to(weight.device)] = rows.to(weight)
-
-
 def check_tokenizer(tokenizer, model=None):
     """Raise SettingsError unless each control token is one special id, the stop token is eos, and pad is its own id.
 
-    With `model`: every id of the tokenizer has a row, and the control rows are pairwise distinct.
+    With `model`: every id of the tokenizer has a row in both tables, nearly every row an id (bases pad their tables by
+    a few in a hundred), and the control rows are pairwise distinct.
     """
     vocabulary, special = tokenizer.get_added_vocab(), set(tokenizer.all_special_ids)
     for token in CONTROL_TOKENS:
@@ -112,17 +99,8 @@ def check_tokenizer(tokenizer, model=None):
     if tokenizer.eos_token != END or tokenizer.pad_token in (None, *CONTROL_TOKENS):
         raise SettingsError(f"eos must be {END} and pad a token of its own, got eos {tokenizer.eos_token!r} and pad "
                             f"{tokenizer.pad_token!r}; call kit.chat.add_role_tokens(tokenizer, model)")
-    if model is None:
-        return
-    weight = model.get_input_embeddings().weight
-    if len(tokenizer) > weight.shape[0]:
-        raise SettingsError(f"the model has {weight.shape[0]} embedding rows for {len(tokenizer)} tokens; call "
-                            "kit.chat.add_role_tokens(tokenizer, model)")
-    rows = weight[[vocabulary[t] for t in CONTROL_TOKENS]].detach().float()
-    gaps = [float((rows[i] - rows[j]).norm() / rows[i].norm()) for i in range(len(rows)) for j in range(i)]
-    if min(gaps) < 1e-2:
-        raise SettingsError("two role tokens have the same embedding, so no training can tell them apart; call "
-                            "kit.chat.add_role_tokens on a base without them")
+    if model is not None:
+        embeddings.check(model, len(tokenizer), [vocabulary[t] for t in CONTROL_TOKENS])
 
 
 def _plain(tokenizer):
@@ -137,9 +115,27 @@ def _plain(tokenizer):
     return _plain_copies[tokenizer]
 
 
+@functools.cache
+def _numbers(size):
+    """The integers below `size`, each once: a list of ids then takes 8 bytes an id instead of 40."""
+    return list(range(size))
+
+
 def encode_text(tokenizer, texts):
-    """Ids of each of `texts`, as text only: control tokens spelled out inside come out as ordinary pieces."""
-    return [e.ids for e in _plain(tokenizer).encode_batch(list(texts), add_special_tokens=False)]
+    """Ids of each of `texts`, as text only: control tokens spelled out inside come out as ordinary pieces.
+
+    Texts are encoded in pieces, because what the tokenizer keeps of a text beside its ids is many times as large; a
+    text that stands twice in a piece, such as a system message, is encoded once.
+    """
+    plain, texts, found = _plain(tokenizer), list(texts), []
+    numbers = _numbers(plain.get_vocab_size())
+    for at in range(0, len(texts), PIECE):
+        piece = texts[at : at + PIECE]
+        distinct = list(dict.fromkeys(piece))
+        encodings = plain.encode_batch_fast(distinct, add_special_tokens=False)
+        ids = {text: [numbers[i] for i in e.ids] for text, e in zip(distinct, encodings, strict=True)}
+        found += [ids[text] for text in piece]
+    return found
 
 
 def encode_chats(tokenizer, conversations, *, reply_next=False):
@@ -155,10 +151,14 @@ def encode_chats(tokenizer, conversations, *, reply_next=False):
     for messages in conversations:
         input_ids, loss_mask = [], []
         for message in messages:
-            content, trained = next(contents), message["role"] == "assistant"
-            turn = [ids[message["role"]], *content, *([end] if trained else [])]
-            input_ids += turn
-            loss_mask += [0, *[int(trained)] * (len(turn) - 1)]
+            content, role = next(contents), message["role"]
+            input_ids.append(ids[role])
+            input_ids += content
+            if role == "assistant":
+                input_ids.append(end)
+                loss_mask += [0] + [1] * (len(content) + 1)
+            else:
+                loss_mask += [0] * (len(content) + 1)
         if reply_next:
             input_ids, loss_mask = [*input_ids, ids["assistant"]], [*loss_mask, 0]
         encoded.append(Encoded(input_ids, loss_mask))
@@ -191,7 +191,8 @@ def encode_pairs(tokenizer, rows):
     """Preference rows to the columns of TRL's DPO collator: prompt_ids, chosen_ids, rejected_ids.
 
     `prompt`, `chosen` and `rejected` are message lists; a string prompt is one user turn, a string reply one
-    assistant turn. Chosen and rejected both end with <end>.
+    assistant turn. Chosen and rejected both end with <end>. Two replies with the same ids teach nothing (loss ln 2,
+    gradient 0) and raise DataError; a tokenizer may level texts that differ. `rows`: Records, or a list.
     """
     prompts = encode_chats(tokenizer, [as_messages(r["prompt"], "user") for r in rows], reply_next=True)
     columns = {"prompt_ids": [p.input_ids for p in prompts]}
@@ -199,7 +200,14 @@ def encode_pairs(tokenizer, rows):
         replies = encode_chats(tokenizer, [as_messages(r[side], "assistant") for r in rows])
         # The first id is <assistant>, which the prompt already ends with.
         columns[f"{side}_ids"] = [r.input_ids[1:] for r in replies]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    pairs = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    same = [i for i, pair in enumerate(pairs) if pair["chosen_ids"] == pair["rejected_ids"]]
+    if same:
+        line = rows.line(same[0]) if hasattr(rows, "line") else same[0] + 1
+        raise DataError(f"expected ids that differ from those of chosen, came the same ids ({len(same)} of "
+                        f"{len(pairs)} rows); take these rows out", file=getattr(rows, "file", None), line=line,
+                        field="rejected")
+    return pairs
 
 
 def as_messages(value, role):
@@ -214,3 +222,9 @@ def decode_reply(tokenizer, ids):
     ids = ids[: ids.index(end)] if end in ids else ids
     pad = tokenizer.pad_token_id
     return tokenizer.decode([i for i in ids if i != pad], clean_up_tokenization_spaces=False)
+
+
+if __name__ == "__main__":
+    from kit import commands
+
+    sys.exit(exit_code(commands.talk))

@@ -26,11 +26,12 @@ import psutil
 
 from kit import errors
 from kit.errors import KitError, MissingError, SettingsError
+from kit.processes import LOST, join
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+CONFIGS = SCRIPTS.with_name("configs")
 GRACE = 40  # seconds for a save after an interrupt; torch's launcher kills its processes after 30
 PROBE_SECONDS = 20
-LOST = re.compile(r"gloo|NCCL|TCPStore|peer")  # what a process says when another one has gone
 LAUNCHER_NOISE = re.compile(r"[EWF]\d{4} \S+ +\d+ .*torch/distributed/")
 
 
@@ -40,22 +41,21 @@ class ChildError(KitError):
     exit_code = 1
 
 
-def run(script, num_processes=1, *, echo=print, **params) -> dict:
+def run(script, num_processes=1, *, strategy="ddp", echo=print, **params) -> dict:
     """Train scripts/<script>.py (or a path) on `num_processes`; returns the report.json of its run, {} without a run.
 
-    params are the script's settings by name. `echo` gets each line of process 0 as it comes. A KitError of any process
-    is raised here, any other error prints its traceback and raises ChildError. An interrupt stops all processes; the
-    run saves its state first. Without a GPU the processes share the CPU by gloo.
+    params are the script's settings by name; strategy is the name of a file in configs/, or a path. `echo` gets each
+    line of process 0 as it comes. A KitError of any process is raised here, any other error prints its traceback and
+    raises ChildError. An interrupt stops all processes; the run saves its state first. CPU processes join by gloo.
     """
     script = Path(script) if str(script).endswith(".py") else SCRIPTS / f"{script}.py"
     if not script.is_file():
         raise MissingError("this script is not there; write it by python -m kit.export", file=script.name)
     flags = [f"--{'' if value is not False else 'no-'}{name.replace('_', '-')}"
              + ("" if isinstance(value, bool) else f"={value}") for name, value in params.items()]
-    launcher = []
-    if num_processes > 1:
-        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", f"--num_processes={num_processes}",
-                    f"--main_process_port={_port()}", "--mixed_precision=no", "--dynamo_backend=no", "--module"]
+    launcher = [] if num_processes == 1 else [
+        "accelerate.commands.launch", f"--config_file={_config(strategy)}", f"--num_processes={num_processes}",
+        f"--main_process_port={_port()}", "--module"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", *launcher, "kit.launch", str(num_processes), folder, str(script), *flags]
         code = _live(command, os.environ | _environment(num_processes), echo)
@@ -105,8 +105,15 @@ def _environment(num_processes):
     if 0 < gpus < num_processes:
         raise SettingsError(f"{num_processes} processes need as many GPUs, {gpus} came; set num_processes to {gpus}")
     threads = max(1, (os.cpu_count() or 1) // num_processes)
-    return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+    return {"PYTHONUNBUFFERED": "1", "KIT_LIVE": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
             **({"ACCELERATE_USE_CPU": "true"} if num_processes > 1 and not gpus else {})}
+
+
+def _config(strategy):
+    file = Path(strategy) if str(strategy).endswith(".yaml") else CONFIGS / f"{strategy}.yaml"
+    if not file.is_file():
+        raise MissingError("this strategy is not there; name ddp, fsdp2 or an accelerate config", file=file.name)
+    return file
 
 
 def _port():
@@ -146,12 +153,11 @@ def _kill(process):
 def _failure(folder, num_processes, echo):
     """The error of the process that failed first; the others fail because of it."""
     left = sorted((json.loads(f.read_text()) for f in folder.glob("failure-*.json")), key=lambda f: f["time"])
-    left = [failure for failure in left if not LOST.search(failure["text"])]
+    left = [failure for failure in left if failure["kind"] != "LostError" and not LOST.search(failure["text"])]
     if not left:
-        return ChildError("a process ended without an error of its own, as one does that runs out of memory; lower "
-                          "micro_batch_size, or look into the system's log")
-    first = left[0]
-    kind = getattr(errors, first["kind"], None)
+        return ChildError("a process ended without an error of its own, as one does that runs out of memory, or did "
+                          "not answer within KIT_TIMEOUT seconds; lower micro_batch_size, or see the system's log")
+    first, kind = left[0], getattr(errors, left[0]["kind"], None)
     if kind is None:
         echo(first["traceback"].rstrip())
         return ChildError(f"process {first['rank']} of {num_processes} ended with {first['kind']}: {first['text']}; "
@@ -203,13 +209,7 @@ def _process(num_processes, folder, file):
         if rank:
             sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for the whole process
         if num_processes > 1:
-            from accelerate import PartialState
-
-            # Without cpu=True, processes that have no GPU each train alone.
-            came = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true").num_processes
-            if came != num_processes:
-                raise SettingsError(f"{num_processes} processes must train together, {came} came; unset your "
-                                    "ACCELERATE_ variables")
+            join(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true")
         yield rank
     except BaseException as error:  # noqa: BLE001  an interrupt and an exit are told too
         if isinstance(error, SystemExit) and not error.code:

@@ -15,12 +15,13 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from kit import checkpoints, identity
+from kit import checkpoints, fits, identity, processes
 from kit.errors import CheckpointError, DivergedError, KitError, SettingsError
 
 EXTRA = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO only
 SHOWS = ("PrinterCallback", "ProgressCallback", "NotebookProgressCallback")
 FIRST_LOSS_MARGIN = 1e-3  # nats
+LINE_SECONDS = 5  # between two lines of progress where there is no terminal
 
 
 class _Done(Exception):
@@ -36,7 +37,7 @@ class Recorder(TrainerCallback):
         self.path, self.file = run.folder / "metrics.jsonl", None
         self.signal, self.stop = None, False
         self.hash = self.tokens = self.session_tokens = 0
-        self.known, self.begun, self.first_step = {}, time.monotonic(), 0
+        self.known, self.begun, self.first_step, self.next_line = {}, time.monotonic(), 0, LINE_SECONDS
         # Callbacks see no batch; TRL's save writes in place and pickles the arguments with hub_token in clear;
         # its load puts the optimizer's old learning rate over a new one.
         self.wrapped = {"get_batch_samples": self.batch, "_save_checkpoint": self.save,
@@ -60,8 +61,7 @@ class Recorder(TrainerCallback):
             raise CheckpointError(f"tensors were expected, other objects came ({str(error).splitlines()[0]}); "
                                   "delete it", file=checkpoints.shown(checkpoint)) from None
         except torch.OutOfMemoryError:
-            raise SettingsError(f"{trainer.args.per_device_train_batch_size} rows at once do not fit into the GPU; "
-                                "halve per_device_train_batch_size and double gradient_accumulation_steps") from None
+            raise SettingsError(fits.sentence(trainer), file=checkpoints.shown(self.run.folder)) from None
         finally:
             trainer.remove_callback(self)
             for name in self.wrapped:
@@ -147,12 +147,16 @@ class Recorder(TrainerCallback):
             self._show(state, loss)
 
     def _show(self, state, loss):
+        """Progress: in place on a terminal; with KIT_LIVE, which kit.launch sets, a line every few seconds."""
         self.session_tokens += self.tokens
-        if sys.stderr.isatty():
-            seconds = time.monotonic() - self.begun
-            left = seconds / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
-            print(f"\rstep {state.global_step}/{state.max_steps}  {self.session_tokens / seconds:,.0f} tokens/s  "
-                  f"{left:.0f} s left  loss {loss:.4f} ", end="" if left and not self.stop else "\n", file=sys.stderr)
+        seconds, terminal = time.monotonic() - self.begun, sys.stderr.isatty()
+        if terminal or ("KIT_LIVE" in os.environ and seconds > self.next_line):
+            self.next_line = seconds + LINE_SECONDS
+            step, of = state.global_step, state.max_steps
+            left = seconds / (step - self.first_step) * (of - step)
+            start = f"\rstep {step}/{of} [{'#' * (20 * step // of):-<20}]" if terminal else f"step {step}/{of}"
+            print(f"{start}  {self.session_tokens / seconds:,.0f} tokens/s  {left:.0f} s left  loss {loss:.4f} ",
+                  end="" if terminal and left and not self.stop else "\n", file=sys.stderr, flush=True)
 
     def weights(self, copies=1) -> int:
         """Bytes of the weights; with copies=3 also the two moments the optimizer keeps of what is trained."""
@@ -189,7 +193,7 @@ class Recorder(TrainerCallback):
     def save(self, model, trial=None):
         """The trainer's _save_checkpoint: complete under its name, or not there."""
         step, temporary = self.trainer.state.global_step, self.run.folder / ".saving"
-        finite(self.trainer.model, step)
+        processes.finite(self.trainer.model, step)
         with self.room(temporary, self.needed()):
             self._write(temporary, step)
 
@@ -234,16 +238,9 @@ class Recorder(TrainerCallback):
             group.update(settings, lr=rate)
 
 
-def finite(model, step):
-    """Raise DivergedError when a weight is not finite: the last update may break what the loss has not seen yet."""
-    trained = [p.detach() for p in model.parameters() if p.requires_grad]
-    local = [p.to_local() if hasattr(p, "to_local") else p for p in trained]  # FSDP: each process looks at its part
-    if not torch.stack([p.isfinite().all() for p in local]).all():
-        raise DivergedError(f"step {step}: finite weights were expected, NaN or infinity came; lower learning_rate")
-
-
 def save_model(trainer, folder):
     """save_model of the trainer without the pickle of its arguments."""
     logging.disable_progress_bar()  # a bar over the shards at each save
     trainer.save_model(str(folder), _internal_call=True)
     (folder / "training_args.bin").unlink(missing_ok=True)
+    processes.describe(trainer, folder)

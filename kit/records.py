@@ -15,12 +15,17 @@ from array import array
 from pathlib import Path
 
 from kit import shapes
-from kit.errors import MissingError, Problem, SettingsError, bad_rows, exit_code, refusal
-from kit.shapes import leakage
+from kit.errors import DataError, MissingError, Problem, SettingsError, bad_rows, exit_code, refusal
+from kit.reports import length_quantiles, report, summary  # noqa: F401
+from kit.shapes import Duplicate, leakage  # noqa: F401
 from kit.sources import open_source
 from kit.tables import to_dataset  # noqa: F401
 
 CONTENT = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
+
+
+def digest(value) -> bytes:
+    return hashlib.blake2b(CONTENT(value).encode(), digest_size=8).digest()
 
 
 def find(path) -> Path:
@@ -66,7 +71,7 @@ class Records:
     """Rows of one kind, read on access; `len`, index, slice and iteration as in a list.
 
     .kind .file .sha256 (of the content) .rows_in .rows_used .rejected (one Problem a rejected
-    row) .problems (all of them) .duplicates (pairs: line, line of the first equal row).
+    row) .problems (all of them) .duplicates (a Duplicate a row that an earlier one equals).
     """
 
     def __init__(self, source, kind, rejected_path=None, ignore=()):
@@ -88,10 +93,11 @@ class Records:
         self.form = self.form or shapes.form_of(row)
         if shapes.form_of(row) != self.form:
             return [(None, f"{self.form} as in line {self.lines[0]}", shapes.form_of(row))]
-        content = hashlib.blake2b(CONTENT(row).encode(), digest_size=8).digest()
-        first = seen.setdefault(content, line)
-        if first != line:
-            self.duplicates.append((line, first))
+        first, alike = (seen.setdefault(digest(value), line)
+                        for value in (row, [shapes.levelled_row(row)]))
+        if alike != line:
+            exact = first != line
+            self.duplicates.append(Duplicate(line, first if exact else alike, exact))
         self.lines.append(line)
         self.places.extend(place)
         return []
@@ -132,7 +138,7 @@ class Records:
         kept.lines = array("Q", (self.lines[i] for i in left))
         kept.places = array("Q", (number for i in left for number in self.place(i)))
         lines = set(kept.lines)
-        kept.duplicates = [pair for pair in self.duplicates if lines.issuperset(pair)]
+        kept.duplicates = [pair for pair in self.duplicates if lines.issuperset(pair[:2])]
         return kept.checked()
 
     def checked(self) -> "Records":
@@ -181,28 +187,17 @@ def split_too_long(records, lengths, max_length) -> Records:
                            for i, n in enumerate(counts) if n > max_length})
 
 
-def length_quantiles(lengths, max_length=None) -> dict:
-    """Data of a length chart: rows, the length at each twentieth of the rows, rows dropped."""
-    ordered = sorted(lengths)
-    last = len(ordered) - 1
-    return {"rows": len(ordered),
-            "quantiles": {step / 20: ordered[round(step / 20 * last)] for step in range(21)}
-            if ordered else {},
-            "max_length": max_length,
-            "dropped": sum(max_length is not None and n > max_length for n in ordered)}
+def split_leaked(records, evaluation, on_bad="stop") -> Records:
+    """Records without a prompt of the evaluation rows, which are Records or lists of rows.
 
-
-def report(records, against=None) -> dict:
-    """What the command line says about a file, as plain values."""
-    found = {name: getattr(records, name) for name in
-             ("file", "kind", "sha256", "rows_in", "rows_used")}
-    return found | {
-        "rows_rejected": len(records.rejected),
-        "problems": [problem._asdict() for problem in records.problems],
-        "duplicates": records.duplicates,
-        "characters": length_quantiles(map(shapes.characters, records)),
-        "leakage": None if against is None else [leak._asdict() for leak in
-                                                 leakage(records, against)]}
+    One DataError lists all rows with such a prompt; with on_bad="skip" they are rejections now.
+    """
+    faults = shapes.leaked_rows(records, evaluation)
+    if faults and on_bad == "stop":
+        raise bad_rows(records.file, [Problem(records.file, records.line(i), *fault)
+                                      for i, fault in faults.items()], records.rows_in,
+                       'take them out of one of the files or read with on_bad="skip"')
+    return records.reject(faults)
 
 
 def main(arguments=None):
@@ -211,39 +206,28 @@ def main(arguments=None):
     parser.add_argument("file")
     parser.add_argument("--kind", default="auto", choices=["auto", *shapes.FIELDS])
     parser.add_argument("--on-bad", default="stop", choices=["stop", "skip"])
-    parser.add_argument("--rejected", metavar="FILE", help="with skip: rejected rows go here")
+    parser.add_argument("--rejected", metavar="FILE", help="rejected rows go here")
     parser.add_argument("--against", metavar="FILE", help="evaluation rows; a shared prompt fails")
     parser.add_argument("--allow-last-user", action="store_true", help="a chat may end with user")
     parser.add_argument("--ignore", metavar="A,B", default="", help="leave out these columns")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     ignore = given.ignore.split(",")
-    rows = read(given.file, given.kind, on_bad=given.on_bad, rejected_path=given.rejected,
-                ignore=ignore, allow_last_user=given.allow_last_user)
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        rows = read(given.file, given.kind, on_bad="skip", rejected_path=given.rejected,
+                    ignore=ignore, allow_last_user=given.allow_last_user)
+    except DataError as error:
+        print(*error.problems, sep="\n", end="\n" * bool(error.problems))
+        raise
     against = given.against and read(given.against, ignore=ignore, allow_last_user=True)
     told = report(rows, against or None)
-    sys.stdout.reconfigure(errors="backslashreplace")
     print(json.dumps(told, indent=1) if given.json else "\n".join(summary(told, rows.problems)))
+    if rows.problems and given.on_bad == "stop":
+        raise bad_rows(given.file, rows.problems, rows.rows_in, "correct these rows or skip them")
     if leaks := told["leakage"]:
         raise refusal(given.file, f"no prompt of {given.against}", f"{len(leaks)} of them",
                       "take them out of one of the files", leaks[0]["train_line"])
-
-
-def summary(told, problems):
-    """Lines of the report for a reader."""
-    yield f"{told['file']}: {told['kind']}, sha256 {told['sha256'][:12]}"
-    yield f"rows: {told['rows_in']} in, {told['rows_used']} used, {told['rows_rejected']} rejected"
-    yield from map(str, problems)
-    yield f"duplicates: {len(told['duplicates'])}"
-    yield from (f"  line {line} equals line {first}" for line, first in told["duplicates"][:20])
-    points = told["characters"]["quantiles"]
-    yield "characters a row: " + ", ".join(f"{name} {points[at]}" for name, at in (
-        ("shortest", 0.0), ("median", 0.5), ("95 of 100 at most", 0.95), ("longest", 1.0)))
-    if told["leakage"] is not None:
-        yield f"prompts shared with the evaluation rows: {len(told['leakage'])}"
-        yield from (f"  line {leak['train_line']} = evaluation line {leak['evaluation_line']}"
-                    f"{'' if leak['exact'] else ' but for case, space or Unicode form'}: "
-                    f"{leak['prompt'][:60]!r}" for leak in told["leakage"][:20])
 
 
 if __name__ == "__main__":

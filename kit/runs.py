@@ -4,7 +4,6 @@ Layout: run.json (settings, hashes, versions), metrics.jsonl (a line a step), re
 checkpoint-N/ (sealed, see kit.checkpoints), model/ (loads with from_pretrained).
 """
 
-import copy
 import json
 import os
 import re
@@ -13,7 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
-from kit import checkpoints, identity
+from kit import checkpoints, identity, processes
 from kit.errors import CheckpointError, KitError, MissingError, SettingsError
 
 
@@ -85,18 +84,14 @@ def metrics(run) -> list:
 
 def _write_model(trainer, tokenizer, folder):
     """Write the trained model with tokenizer and stop ids; an adapter is merged into a copy of its base."""
-    from kit.recorder import finite, save_model
-
     model = trainer.accelerator.unwrap_model(trainer.model)
-    finite(model, trainer.state.global_step)
+    processes.finite(model, trainer.state.global_step)
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
     model.generation_config.eos_token_id = sorted({*stops, tokenizer.eos_token_id} - {None})
-    if not hasattr(model, "merge_and_unload"):
-        save_model(trainer, folder)
-    elif trainer.is_world_process_zero():
-        copy.deepcopy(model).merge_and_unload().save_pretrained(folder)
+    trained = processes.whole(trainer)
     if trainer.is_world_process_zero():
+        trained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
@@ -161,6 +156,7 @@ class Run:
         within 1e-3 nats, `math.log(2)` for DPO. A finished run only says so. Raises DivergedError, CheckpointError,
         SettingsError, and Stopped after a signal.
         """
+        from kit import training
         from kit.recorder import Recorder  # seconds of import, which reading a run's metrics does not need
 
         self._check(trainer.args)
@@ -170,13 +166,16 @@ class Run:
             if main:
                 checkpoints.lock(self.folder)
                 self._same({"settings": identity.settings(trainer, tokenizer)})
-            trainer.accelerator.wait_for_everyone()
+                processes.tell_rows_taken_twice(trainer)
+            processes.meet(self.folder)
             if self.finished:
                 if main:
                     print(f"{self.folder.name} is finished ({self.report['steps']} steps); nothing was trained")
                 return
+            training.enforce(trainer, tokenizer)
             recorder = Recorder(self, trainer, first_loss)
-            steps = recorder.train(self._newest(trainer))
+            with processes.watched(self.folder):
+                steps = recorder.train(self._newest(trainer))
             if steps >= trainer.state.max_steps:
                 self._finish(trainer, tokenizer, recorder)
             if recorder.stop or recorder.signal:

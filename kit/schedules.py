@@ -200,6 +200,12 @@ def reply_kind(text: str) -> str:
     return "ask" if words.rstrip().endswith("?") else "other"
 
 
+def facts(gold: str) -> dict:
+    """Return what `judge` must know, {"kind", "cron"}, from a reply that is right."""
+    line = find_cron(gold)
+    return {"kind": KINDS[0] if line else reply_kind(gold), "cron": line}
+
+
 def judge(reply: str, kind: str, cron: str | None) -> Verdict:
     """Judge `reply` against the expected kind (one of KINDS) and, where one is due, `cron`.
 

@@ -1,9 +1,8 @@
 """Scores of generated replies: each with n and a 95% interval, judged by the task module, never by string.
 
-`python -m kit.scoring MODEL [MODEL ...]` prints the scoreboard; `--phrases FILE.tsv` scores a user's own phrases.
+`python -m kit.scoring MODEL [MODEL ...]` prints the scoreboard, see kit.commands.
 """
 
-import argparse
 import contextlib
 import csv
 import json
@@ -52,11 +51,12 @@ def score(hits):
 
 
 def paired_difference(before, after):
-    """(difference, low, high) of two boolean sequences over the same rows; 95%, normal approximation.
+    """(difference, low, high) of two sequences over the same rows; 95%, normal approximation.
 
-    The variance is that of the per-row differences, so rows on which both agree cost nothing (McNemar 1947).
+    An item is a boolean, or the rate of a row's samples or seeds: those of one row count as one. The variance is that
+    of the per-row differences, so rows on which both agree cost nothing (McNemar 1947).
     """
-    deltas = [bool(b) - bool(a) for a, b in zip(before, after, strict=True)]
+    deltas = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
     n, mean = len(deltas), sum(deltas) / len(deltas)
     half = Z95 * math.sqrt(sum((d - mean) ** 2 for d in deltas) / n / max(n - 1, 1))
     return mean, mean - half, mean + half
@@ -155,9 +155,10 @@ class Question:
 
 
 def read_questions(task, test=None, phrases=None):
-    """Questions of a test file (JSONL: messages and the facts for `task.judge`) and of a phrase file.
+    """Questions of a test file (JSONL: messages and the facts for `task.judge`) and of a phrase file ("by hand").
 
-    A phrase file is TSV with a header: `phrase`, then the columns that `task.judge` takes; its group is "by hand".
+    A phrase file is TSV: a phrase, then what `task.judge` takes. Without the header `phrase`, the second column is
+    the right reply.
     """
     questions = []
     if test is not None:
@@ -167,15 +168,28 @@ def read_questions(task, test=None, phrases=None):
                 row.pop("held_out", None)
                 questions.append(Question(messages, task.GROUPS[row["kind"]], row))
     if phrases is not None:
-        with open(records.find(phrases), encoding="utf-8-sig", newline="") as lines:
-            table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-            for at, row in enumerate(table, 2):
-                if not row.get("phrase") or None in row or None in row.values():
-                    raise DataError(f"expected {table.fieldnames}, got {list(row.values())}", file=str(phrases), line=at)
-                messages = [{"role": role, "content": text} for role, text in
-                            (("system", task.SYSTEM), ("user", row.pop("phrase")))]
-                questions.append(Question(messages, "by hand", {"kind": task.KINDS[0], **row}))
+        questions += _phrases(task, phrases)
     return questions
+
+
+def _phrases(task, file):
+    """Questions of a phrase file; raises DataError with the line of a row that cannot be judged."""
+    with open(records.find(file), encoding="utf-8-sig", newline="") as lines:
+        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    named = bool(rows) and rows[0][:1] == ["phrase"]
+    names = rows[0] if named else ["phrase", "right reply"]
+    for at, row in enumerate(rows[named:], 1 + named):
+        if not row:
+            continue
+        if len(row) != len(names) or not row[0].strip():
+            raise DataError(f"expected {names}, got {row}", file=str(file), line=at)
+        facts = {"kind": task.KINDS[0], **dict(zip(names[1:], row[1:], strict=True))} if named else task.facts(row[1])
+        try:
+            task.judge(row[1], **facts)
+        except DataError as error:
+            raise DataError(error.message, file=str(file), line=at) from None
+        messages = [{"role": "system", "content": task.SYSTEM}, {"role": "user", "content": row[0]}]
+        yield Question(messages, "by hand", facts)
 
 
 @dataclass(frozen=True)
@@ -221,30 +235,7 @@ def evaluate(model, tokenizer, questions, task, **options):
     return judged(questions, replies(model, tokenizer, [q.messages for q in questions], **options), task)
 
 
-def main(arguments=None):
-    """The scoreboard of chat models from the command line."""
-    from kit import models, schedules, show
-
-    parser = argparse.ArgumentParser("python -m kit.scoring", description=main.__doc__)
-    parser.add_argument("model", nargs="+", help="a run's model folder, pocket, smollm2-135m or a hub id")
-    parser.add_argument("--test", default="data_samples/test.jsonl", help="conversations with their answers (JSONL)")
-    parser.add_argument("--phrases", help="your phrases instead: TSV, phrase first, with a header; prints each miss")
-    parser.add_argument("--jsonl", action="store_true", help="one line a question: model, prompt, reply, correct")
-    given = parser.parse_args(arguments)
-    questions = read_questions(schedules, None if given.phrases else given.test,
-                               given.phrases or "data_samples/phrases_by_hand.tsv")
-    stages = {}
-    for name in given.model:
-        model, tokenizer = models.load(name)
-        chat.check_tokenizer(tokenizer, model)
-        stages[name] = (results := evaluate(model, tokenizer, questions, schedules)).as_dict()
-        for q, text, verdict in zip(questions, results.texts, results.verdicts, strict=True):
-            if given.jsonl:
-                print(json.dumps({"model": name, "prompt": q.messages, "reply": text, "correct": verdict.correct}))
-            elif given.phrases and not verdict.correct:
-                print(f"miss: {q.messages[-1]['content']!r} -> {text!r}, wanted {q.facts}")
-    print(show.scoreboard(stages), file=sys.stderr if given.jsonl else sys.stdout)
-
-
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    from kit import commands
+
+    sys.exit(exit_code(commands.score))

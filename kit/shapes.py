@@ -84,6 +84,8 @@ def pair_faults(row):
         if kind_of_prompt is list and isinstance(row[name], list):
             found = list(turn_faults(row[name], name, "user" if name == "prompt" else "assistant",
                                      last="user" if name == "prompt" else "assistant"))
+            if name != "prompt" and not found and len(row[name]) > 1:  # DPO would train the user's turns too
+                found = [(name, "one message", shown(row[name]))]
         elif kind_of_prompt is list or (name != "prompt" and isinstance(row[name], list)):
             found = [(name, f"{word} as in prompt", shown(row[name]))]
         else:
@@ -150,10 +152,34 @@ class Leak(NamedTuple):
     exact: bool  # False: equal only after case, white space and Unicode form are levelled
 
 
+class Duplicate(NamedTuple):
+    """A row that an earlier one equals, by the lines of both."""
+
+    line: int
+    first: int
+    exact: bool  # False: equal only after case, white space and Unicode form are levelled
+
+
+def alike(exact) -> str:
+    """How two texts are the same, as said after "equals"."""
+    return "" if exact else " but for case, space or Unicode form"
+
+
 def levelled(text) -> str:
     """NFKC, case folded, white space runs as one space: texts a reader takes for the same."""
+    if text.isascii():  # the same in a fraction of the time
+        return " ".join(text.lower().split())
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def levelled_row(value):
+    """A row, or a part of one, with every text levelled."""
+    if isinstance(value, str):
+        return levelled(value)
+    if isinstance(value, dict):
+        return {name: levelled_row(part) for name, part in value.items()}
+    return [levelled_row(part) for part in value]
 
 
 def prompts_of(row) -> list:
@@ -174,6 +200,15 @@ def leakage(train, evaluation) -> list:
     An evaluation row counts by its whole prompt, a training row by the prompt of each answer.
     Both are Records or lists of rows.
     """
+    found = {}
+    for i, leak in shared_prompts(train, evaluation):
+        if i not in found or (leak.exact and not found[i].exact):
+            found[i] = leak
+    return [found[i] for i in sorted(found)]
+
+
+def shared_prompts(train, evaluation):
+    """(index of the evaluation row, Leak) of every prompt that a training row shares with one."""
     def place(rows, i):
         return rows.line(i) if hasattr(rows, "line") else i + 1
 
@@ -181,11 +216,19 @@ def leakage(train, evaluation) -> list:
     for i, row in enumerate(evaluation):
         prompt = prompts_of(row)[-1]
         asked.setdefault(tuple(map(levelled, prompt)), []).append((i, prompt))
-    found = {}
     for j, row in enumerate(train):
         for prompt in prompts_of(row):
             for i, original in asked.get(tuple(map(levelled, prompt)), ()):
-                if i not in found or (prompt == original and not found[i].exact):
-                    found[i] = Leak(place(evaluation, i), place(train, j), "\n".join(original),
-                                    prompt == original)
-    return [found[i] for i in sorted(found)]
+                yield i, Leak(place(evaluation, i), place(train, j), "\n".join(original),
+                              prompt == original)
+
+
+def leaked_rows(train, evaluation) -> dict:
+    """{index of a training row: its fault} of the rows that hold a prompt of the evaluation rows."""
+    lines = {line: i for i, line in enumerate(train.lines)}
+    faults = {}
+    for _, leak in shared_prompts(train, evaluation):
+        faults.setdefault(lines[leak.train_line], (
+            None, "no prompt of the evaluation rows",
+            f"{shown(leak.prompt)}{alike(leak.exact)} of evaluation row {leak.evaluation_line}"))
+    return faults

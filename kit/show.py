@@ -82,7 +82,7 @@ def course_map(lit):
         for i, name in enumerate(LESSONS):
             style = {"facecolor": "#2b6cb0" if i == lit else "#edf2f7", "edgecolor": "#4a5568"}
             axes.add_patch(_box(i * 1.3, 0, 1.1, 0.6, **style))
-            axes.text(i * 1.3 + 0.55, 0.3, f"{i:02}\n{name}", ha="center", va="center", fontsize=9,
+            axes.text(i * 1.3 + 0.55, 0.3, f"{i:02}\n{name}", ha="center", va="center", fontsize=8,
                       color="white" if i == lit else "#1a202c")
             if i:
                 axes.annotate("", (i * 1.3, 0.3), (i * 1.3 - 0.2, 0.3), arrowprops={"arrowstyle": "->"})
@@ -222,6 +222,13 @@ def chat_box(model, tokenizer, system, script):
         return widgets.VBox([page, box])
 
     return Shown(static.text, rich=static.rich, widget=widget)
+
+
+def memory_plan(model="Qwen3-0.6B", **settings):
+    """GPU memory of each way to train `model`, term by term; the settings are those of kit.planner.memory_plan."""
+    from kit import planner
+
+    return planner.memory_plan(model, **settings)
 
 
 def environment():

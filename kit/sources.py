@@ -15,6 +15,7 @@ from itertools import islice
 from kit import shapes, tables
 from kit.errors import MissingError, refusal
 
+STRIDE = 1 << 23  # bytes between two lines of progress
 MAX_ROW = 1 << 24  # bytes; a longer "row" is a file without line ends or with an open quote
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None, ".json": None}
 
@@ -83,6 +84,11 @@ def not_utf8(raw):
         return [(None, "UTF-8", f"the byte 0x{raw[error.start]:02x} at byte {error.start + 1}")]
 
 
+def watched(size) -> bool:
+    """Whether to show progress: on a terminal, and in a notebook for files that take seconds to read."""
+    return sys.stderr.isatty() or ("ipykernel" in sys.modules and size > 4 * STRIDE)
+
+
 @contextmanager
 def wide_cells():
     # The csv module's limit of 131,072 characters a cell is global; it is put back.
@@ -120,7 +126,7 @@ class TextFile:
                     raw, offset = self.without_mark(raw)
                 yield number, offset, raw
                 offset += len(raw)
-                if offset - told > 1 << 23 and sys.stderr.isatty():
+                if offset - told > STRIDE and watched(size):
                     told = offset
                     print(f"\rreading {self.name}: {100 * offset // size}%", end="",
                           file=sys.stderr, flush=True)

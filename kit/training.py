@@ -6,14 +6,14 @@ The training itself is TRL's SFTTrainer and DPOTrainer, built in the lesson's ow
 import dataclasses
 import hashlib
 import math
+import os
 import random
 import re
-from collections import Counter
-from dataclasses import dataclass
-from itertools import pairwise
 
 from kit import chat, models, runs, speed
 from kit.errors import MissingError, SettingsError
+from kit.preflight import Check, data_checks, examples, label_checks
+from kit.processes import join
 
 LN2 = math.log(2)
 
@@ -83,13 +83,10 @@ def hardware(batch_size, micro_batch_size, processes=None):
     taken in the dataset's order, which `sft_dataset` and `dpo_dataset` have drawn.
     """
     import torch
-    from accelerate import PartialState
     from transformers import TrainingArguments
 
     where = models.device()
-    # Without `cpu`, processes that accelerate launched on a machine without a GPU would each train alone.
-    processes = processes or PartialState(cpu=where == "cpu").num_processes
-    step = micro_batch_size * processes
+    step = micro_batch_size * (processes or join(cpu=where == "cpu"))
     if batch_size % step:
         raise SettingsError(f"batch_size must be a multiple of micro_batch_size x processes = {step}, got {batch_size}")
     checkpointing = {f.name for f in dataclasses.fields(TrainingArguments)} & {"activation_checkpointing"}
@@ -102,6 +99,7 @@ def hardware(batch_size, micro_batch_size, processes=None):
         "use_cpu": where == "cpu",
         "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": where == "cuda",
+        "ddp_find_unused_parameters": False,  # every trained weight is in every loss; looking for others costs a pass
         "optim": "adamw_torch_fused" if where == "cuda" else "adamw_torch",
     }
 
@@ -119,6 +117,30 @@ def score_trained_ids_only():
         trl_utils._ChunkedLogProbFunction = speed.trained_ids_head()
 
 
+def mean_loss(model, encoded, *, batch_size=32):
+    """Loss in nats over all trained ids of `encoded`: each id weighs the same, so no batch size changes the number.
+
+    The trainers' own evaluation averages the means of batches, and its loss depends on `per_device_eval_batch_size`.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows, nats, trained = sorted(encoded, key=lambda e: len(e.input_ids)), 0.0, 0
+    where, mode = next(model.parameters()).device, model.training
+    model.eval()
+    with torch.no_grad():
+        for at in range(0, len(rows), batch_size):
+            batch = rows[at : at + batch_size]
+            ids = pad_sequence([torch.tensor(e.input_ids) for e in batch], batch_first=True).to(where)
+            labels = pad_sequence([torch.tensor(e.labels) for e in batch], True, chat.IGNORED)[:, 1:].to(where)
+            logits = model(input_ids=ids).logits[:, :-1].float()
+            kept = labels != chat.IGNORED
+            nats += torch.nn.functional.cross_entropy(logits[kept], labels[kept], reduction="sum").item()
+            trained += int(kept.sum())
+    model.train(mode)
+    return nats / trained
+
+
 def lora(rank, model):
     """LoRA on every linear layer of the blocks, plus full training of the embedding rows.
 
@@ -131,91 +153,72 @@ def lora(rank, model):
                       modules_to_save=["embed_tokens", "lm_head"], ensure_weight_tying=tied)
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the preflight table."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
 def row_counts(rows):
-    """What report.json says of the rows: in, used, and each rejected one with its reason."""
-    return {"rows_in": rows.rows_in, "rows_used": len(rows), "rows_rejected": [str(p) for p in rows.rejected]}
+    """What report.json says of the rows: in, used, each rejected one with its reason, each that repeats another."""
+    return {"rows_in": rows.rows_in, "rows_used": len(rows), "rows_rejected": [str(p) for p in rows.rejected],
+            "rows_duplicate": [d._asdict() for d in rows.duplicates]}
+
+
+def report_rows(run, rows):
+    """Write `row_counts` into the run's report.json, and the rejected rows, byte for byte, into its rejected.jsonl."""
+    run.add(**row_counts(rows))
+    if os.environ.get("RANK", "0") == "0":
+        rows.write_rejected(run.folder / "rejected.jsonl")
 
 
 def preflight(trainer, tokenizer, rows):
     """Check, before step 1, what no loss curve would show; raise SettingsError on the first that fails.
 
-    `rows`: the Records behind the trainer's dataset. Returns the list of Check. The first DPO loss, fingerprints and
-    finite gradients are checked by the run itself.
+    `rows`: the Records behind the trainer's dataset. Returns the list of Check. Fingerprints and finite gradients are
+    checked by the run itself, and the first DPO loss again.
     """
-    rows_in, rows_rejected, messages = rows.rows_in, len(rows.rejected), _role_counts(rows)
-    data, control = trainer.train_dataset, {t: tokenizer.convert_tokens_to_ids(t) for t in chat.CONTROL_TOKENS}
-    used = len(data)
-    checks = [Check("rows in = used + rejected", rows_in == used + rows_rejected,
-                    f"{rows_in} = {used} + {rows_rejected}")]
-    untrained, unstopped = _spans(data, control[chat.END])
-    checks += [Check("every row trains a token", untrained == 0, f"{untrained} rows without"),
-               Check("every trained span ends with <end>", unstopped == 0, f"{unstopped} spans without")]
-    if messages:
-        found = _count_roles(data, control)
-        checks.append(Check("role ids = messages", found == messages, ", ".join(f"{r} {n}" for r, n in found.items())))
-    checks += [_embeddings(trainer.model, list(control.values())), _stop(trainer.model, control[chat.END])]
-    if hasattr(trainer, "ref_model"):
-        checks.append(_reference(trainer))
+    checks = data_checks(trainer.train_dataset, rows, tokenizer, getattr(trainer, "data_collator", None))
+    _demand([*checks, *(more := _model_checks(trainer, tokenizer))])
+    speed.fit(trainer)
+    trainer.checked = True
+    return [*checks, *more]
+
+
+def enforce(trainer, tokenizer):
+    """For Run.train: what `preflight` checks without source rows, unless it has; with our control tokens only."""
+    if getattr(trainer, "checked", False) or set(chat.CONTROL_TOKENS) - tokenizer.get_vocab().keys():
+        return
+    data = trainer.train_dataset  # a stream can be read once only
+    labels = label_checks(examples(data), tokenizer) if hasattr(data, "num_rows") else []
+    _demand([*labels, *_model_checks(trainer, tokenizer)])
+
+
+def _demand(checks):
     failed = [c for c in checks if not c.passed]
     if failed:
         raise SettingsError(f"preflight: {failed[0].name} does not hold: {failed[0].detail}")
-    speed.fit(trainer)
-    return checks
 
 
-def _labels(data):
-    if "labels" in data.column_names:
-        yield from data["labels"]
-    else:
-        for side in ("chosen_ids", "rejected_ids"):
-            yield from data[side]
-
-
-def _spans(data, end):
-    """(rows without a trained token, trained spans whose last id is not the stop token)."""
-    untrained = unstopped = 0
-    for labels in _labels(data):
-        untrained += all(i == chat.IGNORED for i in labels)
-        unstopped += sum(a != chat.IGNORED and b == chat.IGNORED and a != end
-                         for a, b in pairwise([*labels, chat.IGNORED]))
-    return untrained, unstopped
-
-
-def _count_roles(data, control):
-    column = "input_ids" if "input_ids" in data.column_names else "prompt_ids"
-    ids = Counter(i for row in data[column] for i in row)
-    return Counter({role: ids[control[token]] for role, token in chat.ROLE_TOKENS.items() if ids[control[token]]})
-
-
-def _role_counts(rows):
-    """How many messages of each role the source rows hold; the prompt of a pair ends with an open assistant turn."""
-    if rows.kind == "chat":
-        return Counter(m["role"] for row in rows for m in row["messages"])
-    if rows.kind == "preferences":
-        prompts = [chat.as_messages(row["prompt"], "user") for row in rows]
-        return Counter(m["role"] for prompt in prompts for m in [*prompt, {"role": "assistant"}])
-    return Counter()
+def _model_checks(trainer, tokenizer):
+    control = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
+    checks = [_embeddings(trainer.model, control), _dtype(trainer.model),
+              _stop(trainer.model, tokenizer.convert_tokens_to_ids(chat.END))]
+    return [*checks, _reference(trainer)] if hasattr(trainer, "ref_model") else checks
 
 
 def _embeddings(model, ids):
+    """The control rows of the input table, and of the output table where it is a second one."""
     import torch
 
-    table = model.get_input_embeddings()
-    weight = next(p for p in [getattr(table, "weight", None), *table.parameters()] if p is not None)
-    trained = any(p.requires_grad for p in table.parameters())
-    rows = weight.detach()[torch.tensor(ids, device=weight.device)].float()
-    gap = float(torch.pdist(rows).min() / rows.norm(dim=1).min())
-    return Check("control rows distinct and trainable", trained and gap > 1e-2,
-                 f"smallest relative distance {gap:.2f}, {'trained' if trained else 'frozen'}")
+    gaps, trained = [], []
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weight = next(p for p in [getattr(table, "weight", None), *table.parameters()] if p is not None)
+        trained.append(any(p.requires_grad for p in table.parameters()))
+        rows = weight.detach()[torch.tensor(ids, device=weight.device)].float()
+        gaps.append(float(torch.pdist(rows).min() / rows.norm(dim=1).min()))
+    return Check("control rows distinct and trainable", all(trained) and min(gaps) > 1e-2,
+                 f"smallest relative distance {min(gaps):.2f}, {'trained' if all(trained) else 'frozen'}")
+
+
+def _dtype(model):
+    """Ten steps at a learning rate of 1e-6 change few bfloat16 weights: the update is below their resolution."""
+    found = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad})
+    return Check("trained weights are float32", found == ["float32"], ", ".join(found))
 
 
 def _stop(model, end):
@@ -229,10 +232,13 @@ def _reference(trainer):
     import torch
 
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(min(8, len(trainer.train_dataset)))])
-    batch = trainer._prepare_inputs({k: v for k, v in batch.items() if not k.startswith("ref_")})
+    ref = [batch.pop(f"ref_{side}_logps", None) for side in ("chosen", "rejected")]
+    batch = trainer._prepare_inputs(batch)
     training = trainer.model.training
     trainer.model.eval()
-    ref = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    if ref[0] is None:
+        ref = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    ref = [logps.to(batch["input_ids"].device) for logps in ref]
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, chat.IGNORED)
     with torch.no_grad(), trainer.accelerator.autocast():
         policy = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from trl import SFTConfig, SFTTrainer
 
-from kit import chat, models, records, runs, training
+from kit import chat, models, records, runs, schedules, scoring, training
 from kit.export import exits
 from kit.params import from_flags
 
@@ -23,7 +23,7 @@ class Params:
     by_hand: str = "data_samples/phrases_by_hand.tsv"  # phrases typed one by one, never trained on
     run: str = "03_sft_chat"  # name of the folder under runs/, the model's name is added
     on_bad: str = "stop"  # what a bad row does [stop | skip]
-    epochs: float = 0.6  # passes over the data [> 0]
+    epochs: float = 1.0  # passes over the data [> 0]
     learning_rate: float = 1e-3  # peak step size, decays to zero as a cosine [> 0]
     warmup_steps: int = 20  # steps until the peak [>= 0]
     batch_size: int = 32  # examples a step, over all processes [>= 1]
@@ -43,8 +43,10 @@ def load_start(params):
 
 
 def load_rows(params, tokenizer):
-    """Rows that fit, their ids and loss masks; a row over max_length is rejected, never cut."""
+    """Rows that fit and ask no test question, their ids and loss masks; a row over max_length is rejected, never cut."""
     rows = records.read(records.find(params.data), "chat", on_bad=params.on_bad)
+    questions = scoring.read_questions(schedules, params.test, params.by_hand)
+    rows = records.split_leaked(rows, [{"messages": q.messages} for q in questions], params.on_bad)
     encoded = chat.encode_chats(tokenizer, [row["messages"] for row in rows])
     lengths = [len(e.input_ids) for e in encoded]
     kept = records.split_too_long(rows, lengths, params.max_length)
@@ -79,7 +81,7 @@ def train(params, run):
     rows, encoded = load_rows(params, tokenizer)
     trainer = make_trainer(params, run, model, tokenizer, encoded)
     checks = training.preflight(trainer, tokenizer, rows)
-    run.add(**training.row_counts(rows))
+    training.report_rows(run, rows)
     run.train(trainer, tokenizer)
     return checks
 

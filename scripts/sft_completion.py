@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trl import SFTConfig, SFTTrainer
 
-from kit import chat, models, records, runs, training
+from kit import chat, models, records, runs, schedules, scoring, training
 from kit.export import exits
 from kit.params import from_flags
 
@@ -43,8 +43,10 @@ def load_start(params):
 
 
 def load_rows(params, tokenizer):
-    """Rows that fit, their ids and loss masks; a row over max_length is rejected, never cut."""
+    """Rows that fit and ask no test question, their ids and loss masks; a row over max_length is rejected, never cut."""
     rows = records.read(records.find(params.data), "completion", on_bad=params.on_bad)
+    questions = scoring.read_questions(schedules, params.test, params.by_hand)
+    rows = records.split_leaked(rows, [{"messages": q.messages} for q in questions], params.on_bad)
     encoded = chat.encode_completions(tokenizer, rows, params.separator)
     lengths = [len(e.input_ids) for e in encoded]
     kept = records.split_too_long(rows, lengths, params.max_length)
@@ -79,7 +81,7 @@ def train(params, run):
     rows, encoded = load_rows(params, tokenizer)
     trainer = make_trainer(params, run, model, tokenizer, encoded)
     checks = training.preflight(trainer, tokenizer, rows)
-    run.add(**training.row_counts(rows))
+    training.report_rows(run, rows)
     run.train(trainer, tokenizer)
     return checks
 

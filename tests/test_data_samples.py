@@ -122,16 +122,31 @@ def pair_kind(row):
 
 
 def test_preferred_takes_chosen_and_refuses_rejected(rows):
-    kinds = Counter()
     for row in rows["preferences"]:
         (chosen,), (rejected,) = row["chosen"], row["rejected"]
         kind, cron = pair_kind(row)
-        kinds[kind] += 1
         assert schedules.preferred(chosen["content"], kind, cron), row
         assert not schedules.preferred(rejected["content"], kind, cron), row
-        # Pairs are about behaviour: where a line is due, the rejected one fires at the same times.
-        assert schedules.judge(rejected["content"], kind, cron).correct == (kind == "translate"), row
-    assert kinds["translate"] > 900 and min(kinds["ask"], kinds["cannot"]) > 200
+
+
+def test_pairs_are_about_behaviour_in_the_shares_of_the_readme(rows):
+    """Where a line is due, the rejected reply fires at the same times or is of another kind; never another time."""
+    about = Counter()
+    for row in rows["preferences"]:
+        kind, cron = pair_kind(row)
+        other = row["rejected"][0]["content"]
+        got = schedules.judge(other, kind, cron)
+        if kind != "translate":
+            about[kind] += 1
+            assert got.kind != kind
+        elif got.kind == "cron":
+            assert got.correct, row
+            about["short" if schedules.find_cron(other) == other else "bare"] += 1
+        else:
+            about["answer"] += 1
+    assert about == {"bare": 600, "short": 210, "answer": 180, "ask": 180, "cannot": 180, "decline": 150}
+    declined = [row["rejected"][0]["content"] for row in rows["preferences"] if pair_kind(row)[0] == "decline"]
+    assert 0.3 < sum(schedules.reply_kind(text) != "cron" for text in declined) / 150 < 0.5
 
 
 def test_no_phrase_is_in_two_splits(rows):
@@ -199,3 +214,54 @@ def test_hand_written_phrases_are_valid(by_hand):
 def test_hand_written_phrases_are_in_no_other_file(by_hand, rows):
     others = set().union(*(phrases(rows[name]) for name in NAMES))
     assert [row["phrase"] for row in by_hand if normalised(row["phrase"]) in others] == []
+
+
+# Marks that only held-out templates write; every list of held-out wordings has one here.
+HELD_MARKS = ("with the exception of", "up to and including", "my boss wants us to", "which five fields mean",
+    "minutes between runs", "the boss says", "o'clock sharp", "local time", "at precisely", "in the hours ",
+    "day in, day out", "on a daily basis", "all seven days", "of every week", "whenever it is", "comes around",
+    "when the date is", "throughout ", "for the whole of", "every day bar ", "never on ", "the minute hand",
+    "clock reads", "a new hour begins", "on a 15-minute", "times every hour", "hours between runs", "todo: ",
+    "automate this", "the plan is to", "it would be great", "arrange to", "put this in crontab", "is there a way",
+    " | ", "->", "suits us better", "throw in ", "on top of that", " a miss", "let us tweak", "small correction",
+    "in the calendar", "defrost the freezer", "feed the chickens", "flush the dns", "publish the podcast",
+    "reindex the wiki", "send the timesheets", "bird feeder", "mirror the repository")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wide")
+    subprocess.run([sys.executable, FOLDER / "make.py", "--rows", "1500", "--seed", "8", "--wording", "wide", "--out",
+        folder],
+        check=True, timeout=120)
+    assert (folder / "test.jsonl").read_bytes() == (FOLDER / "test.jsonl").read_bytes()
+    assert (folder / "validation.jsonl").read_bytes() == (FOLDER / "validation.jsonl").read_bytes()
+    return {name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
+            for name in TRAINING}
+
+
+def words(rows):
+    return {word for phrase in phrases(rows) for word in phrase.split()}
+
+
+def test_wide_wording_is_wider(wide, rows):
+    narrow = {name: rows[name][: len(wide[name])] for name in TRAINING}
+    assert len(words(wide["completion"])) > 1.25 * len(words(narrow["completion"]))
+
+
+def test_wide_wording_keeps_what_is_held_out(wide, rows, by_hand):
+    trained = set().union(*map(phrases, wide.values()))
+    assert not trained & (phrases(rows["validation"]) | phrases(rows["test"]))
+    assert not trained & {normalised(row["phrase"]) for row in by_hand}
+    held = {shape(row["cron"]) for row in rows["test"] if row["held_out"] == "shape"}
+    assert not held & {shape(line) for name in TRAINING for line in lines(wide[name])}
+    text = " \n ".join(trained)
+    assert [mark for mark in HELD_MARKS if mark in text] == []
+    told = " \n ".join(phrases([row for row in rows["test"] if row["held_out"] == "wording"]))
+    assert sum(mark in told for mark in HELD_MARKS) > 20
+
+
+def test_wide_completions_are_bare_canonical_lines(wide):
+    assert all(schedules.preferred(row["completion"], "translate", row["completion"]) for row in wide["completion"])
+    assert all(schedules.reply_kind(m["content"]) != "other" for row in wide["chat"] for m in row["messages"]
+               if m["role"] == "assistant")

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_dataset_views_and_null_fields_of_messages():
     rows = records.read(datasets.Dataset.from_list(mixed).select([1, 0, 1]), "chat")
     plain = chat(("user", "at noon"), ("assistant", "0 12 * * *"))
     assert list(rows) == [mixed[1], plain, mixed[1]]
-    assert rows.file == "Dataset" and rows.duplicates == [(3, 1)]
+    assert rows.file == "Dataset" and rows.duplicates == [(3, 1, True)]
     del mixed[0]["messages"][0]["name"]
 
 
@@ -296,6 +297,9 @@ def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
      [(None, "exactly prompt, chosen, rejected", "the columns prompt, chosen, rejected, score")]),
     ("preferences", {"prompt": "a", "chosen": "b", "rejected": "b"},
      [("rejected", "an answer that differs from chosen", "the same answer")]),
+    ("preferences", {"prompt": chat(("user", "u"))["messages"], "chosen": chat(("assistant", "a"))["messages"],
+                     "rejected": chat(("assistant", "b"), ("user", "c"), ("assistant", "d"))["messages"]},
+     [("rejected", "one message", "a list of 3")]),
     ("preferences", {"prompt": "a", "chosen": [], "rejected": "b"},
      [("chosen", "text as in prompt", "a list of 0")]),
     ("preferences", {"prompt": chat(("user", "u"))["messages"], "chosen": "a", "rejected": "b"},
@@ -482,7 +486,36 @@ def test_duplicates_are_used_counted_and_listed(tmp_path):
     row, turned = {"prompt": "a", "completion": "b"}, {"completion": "b", "prompt": "a"}
     other = {"prompt": "a", "completion": "B"}
     rows = records.read(write(tmp_path / "a.jsonl", [row, other, turned, row]))
-    assert rows.duplicates == [(3, 1), (4, 1)] and rows.rows_used == 4
+    assert rows.duplicates == [(2, 1, False), (3, 1, True), (4, 1, True)] and rows.rows_used == 4
+
+
+def test_duplicates_by_case_space_and_unicode_form(tmp_path):
+    def row(text, reply="0 8 * * *"):
+        return chat(("user", text), ("assistant", reply))
+
+    rows = records.read(write(tmp_path / "a.jsonl", [
+        row("Café  ﬁve"), row("CAFE\u0301 five\u00a0"), row("cafe five"), row("café ﬁve", "0 8  * * *"),
+        row("cafe five"),
+        row("CAFE\u0301 five\u00a0")]))
+    assert rows.duplicates == [(2, 1, False), (4, 1, False), (5, 3, True), (6, 2, True)]
+    apart = [{"prompt": p, "completion": c} for p, c in (("a b", "c"), ("a", "b c"), ("a", "bc"))]
+    assert records.read(write(tmp_path / "b.jsonl", apart)).duplicates == []
+
+
+def test_training_rows_with_a_prompt_of_the_evaluation_rows_are_refused_or_rejected(tmp_path):
+    train = [{"prompt": text, "completion": "x"} for text in ("at 8", "AT  8", "at 9")]
+    file = write(tmp_path / "t.jsonl", ["", *train])
+    asked, rows = [chat(("system", "s"), ("user", "at 8"))], records.read(file)
+    with pytest.raises(DataError) as caught:
+        records.split_leaked(rows, asked)
+    assert said(caught.value, file) == (
+        "t.jsonl:2: expected no prompt of the evaluation rows, came 'at 8' of evaluation row 1; line 3: expected no "
+        "prompt of the evaluation rows, came 'at 8' but for case, space or Unicode form of evaluation row 1 (2 of 3 "
+        'rows are bad); take them out of one of the files or read with on_bad="skip"')
+    kept = records.split_leaked(rows, asked, "skip")
+    assert ([row["prompt"] for row in kept], [p.line for p in kept.rejected]) == (["at 9"], [2, 3])
+    assert kept.rows_in == kept.rows_used + len(kept.rejected) == 3
+    assert list(records.split_leaked(rows, [chat(("user", "at 10"))])) == list(rows)
 
 
 def test_leakage_by_case_space_and_unicode_form(tmp_path):
@@ -520,7 +553,7 @@ def test_rows_too_long_become_rejections_with_their_line(tmp_path):
             (5, "at most 2 tokens", "4 tokens")]
         assert kept.rows_in == kept.rows_used + len(kept.rejected) == 6
         assert [p.line for p, _ in records.read_rejected(tmp_path / "r.jsonl")] == [2, 4, 5, 6]
-        assert (rows.duplicates, kept.duplicates) == ([(4, 2)], [])
+        assert (rows.duplicates, kept.duplicates) == ([(4, 2, True)], [])
     assert len(rows) == 5 and len(rows.rejected) == 1
     with pytest.raises(DataError, match="came 6 bad rows"):
         records.split_too_long(rows, [9] * 5, 2)
@@ -555,8 +588,15 @@ def test_the_command_line_reports_without_training(tmp_path):
         "rows: 2 in, 2 used, 0 rejected", "duplicates: 1", "  line 2 equals line 1",
         "characters a row: shortest 23, median 23, 95 of 100 at most 23, longest 23"]
     code, out, err = command(bad, "--kind", "completion")
-    assert (code, out) == (2, "")
-    assert err.startswith(f"DataError: {bad}:2: expected JSON, came Expecting value at character 1")
+    assert (code, out.splitlines()[1:3]) == (2, [
+        "rows: 2 in, 1 used, 1 rejected", f"{bad}:2: expected JSON, came Expecting value at character 1"])
+    assert err == (f"DataError: {bad}:2: expected JSON, came Expecting value at character 1 (1 of 2 rows is bad); "
+                   "correct these rows or skip them\n")
+    worse = write(tmp_path / "c.jsonl", ["x"] * 5)
+    code, out, err = command(worse, "--kind", "chat")
+    assert (code, out.splitlines()) == (2, [
+        f"{worse}:{line}: expected JSON, came Expecting value at character 1" for line in range(1, 6)])
+    assert err.endswith("expected at least one good row, came 5 bad rows; correct the file\n")
     code, out, err = command(bad, "--on-bad", "skip", "--json", "--rejected", tmp_path / "r.jsonl")
     told = json.loads(out)
     assert (code, told["rows_in"], told["rows_used"], told["rows_rejected"]) == (0, 2, 1, 1)
@@ -594,6 +634,21 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch):
         records.read(file)
         said = stream.getvalue()
         assert ("50%" in said and "100%" in said and "\n" not in said) if told else said == ""
+
+
+def test_progress_is_shown_in_a_notebook_for_long_files(tmp_path, monkeypatch):
+    file = write(tmp_path / "a.jsonl", [{"text": "a" * 1_000_000}] * 36)
+    for loaded, stride, told in ((True, 1 << 23, True), (False, 1 << 23, False), (True, 1 << 24, False)):
+        stream = io.StringIO()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stderr", stream)
+            patch.setattr("kit.sources.STRIDE", stride)
+            patch.delitem(sys.modules, "ipykernel", raising=False)
+            if loaded:
+                patch.setitem(sys.modules, "ipykernel", io)
+            records.read(file)
+        assert (re.findall(r"(\d+)%", stream.getvalue()) == ["25", "50", "75", "100"]) == told
+        assert told or stream.getvalue() == ""
 
 
 def test_a_small_run_of_the_benchmark():

@@ -3,6 +3,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,9 @@ import time
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
 
-from kit import checkpoints, identity, runs
+from kit import checkpoints, fits, identity, memory, runs
 from kit.errors import CheckpointError, DivergedError, KitError, MissingError, SettingsError
 
 CANARY = "hf_canaryCanaryCanary0123456789"
@@ -72,6 +73,22 @@ def test_a_finished_folder_holds_what_is_promised(capsys):
     assert "\r" not in printed.err and "trained 6 steps in" in printed.out and "{'loss'" not in printed.out
     assert sorted(path.name for path in run.folder.iterdir()) == [
         "checkpoint-4", "checkpoint-6", "lock", "metrics.jsonl", "model", "report.json", "run.json"]
+
+
+def test_run_json_holds_what_two_starts_must_share(tmp_path):
+    file, base = tmp_path / "rows.jsonl", tmp_path / "base"
+    file.write_text("1\n")
+    tiny.model().save_pretrained(base)
+    params = tiny.Params(kind="dpo", max_steps=1)
+    run = runs.start("a", params, data=[file], base=base, reference=base)
+    run.train(tiny.trainer(run, params), tiny.tokenizer())
+    facts, sha256 = checkpoints.read_json(run.folder / "run.json"), "[0-9a-f]{64}"
+    assert facts["params"] == vars(params) and facts["seed"] == 3 and facts["world_size"] == 1
+    assert {"python", "torch", "transformers", "trl", "accelerate", "peft", "datasets"} < set(facts["versions"])
+    assert facts["data"] == {"rows.jsonl": hashlib.sha256(b"1\n").hexdigest()}
+    for made in (facts["base"]["weights_sha256"], facts["reference"]["weights_sha256"],
+                 *(facts["settings"][name] for name in ("tokenizer", "template", "rows"))):
+        assert re.fullmatch(sha256, made)
 
 
 def test_a_finished_run_is_not_trained_again(capsys):
@@ -180,6 +197,25 @@ def test_sealing_leaves_a_complete_checkpoint_alone_and_replaces_a_broken_one(ha
         assert (checkpoints.stamp(newest) == before) == same, state
         assert checkpoints.verify(newest, run_id) is None and not (half / ".saving").exists()
         tiny.damage(newest / "optimizer.pt", "flipped")
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(half, monkeypatch):
+    """All files, then the manifest, then the rename, then the folder's entries: what a power cut leaves is whole."""
+    shutil.copytree(half / "checkpoint-4", half / ".saving")
+    names = {path.relative_to(half / ".saving").as_posix() for path in (half / ".saving").rglob("*") if path.is_file()}
+    shutil.rmtree(half / "checkpoint-4")
+    done, fsync, rename = [], os.fsync, os.rename
+
+    def watched(number):
+        done.append(os.path.relpath(os.readlink(f"/proc/self/fd/{number}"), half))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(os, "rename", lambda a, b: (done.append("rename"), rename(a, b)))
+    checkpoints.seal(half / ".saving", half / "checkpoint-4", runs.Run(half, {}).facts["id"], 4)
+    at = done.index(".saving/.MANIFEST.json.tmp")
+    assert {f".saving/{name}" for name in names - {checkpoints.MANIFEST}} <= set(done[:at])
+    assert done[at + 1:] == [".saving", "rename", "."]
 
 
 def test_resume_falls_back_in_one_line_and_ends_the_same(half, whole, capsys):
@@ -471,6 +507,21 @@ def test_a_full_disk_is_told_in_bytes_and_the_last_good_checkpoint_stays(half, w
     assert tiny.outcome(tiny.train()) == whole
 
 
+def test_free_space_is_looked_at_before_each_save(folder, whole):
+    usage = shutil.disk_usage
+
+    def later(path):
+        return usage(path)._replace(free=1234) if (folder / "a" / "checkpoint-2").exists() else usage(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", later)
+        with pytest.raises(CheckpointError, match=r"\d{3},\d{3} free bytes were needed to save, 1,234 are there"):
+            tiny.train()
+    assert [row["step"] for row in runs.metrics("a")] == [1, 2, 3, 4]
+    assert [path.name for path in (folder / "a").glob("*checkpoint-*")] == ["checkpoint-2"]
+    assert tiny.outcome(tiny.train()) == whole
+
+
 def test_a_disk_that_fills_during_a_save(folder, whole):
     plain = torch.save
 
@@ -582,9 +633,92 @@ def test_progress_is_one_line_on_a_terminal(monkeypatch, capsys):
     tiny.train()
     shown = sys.stderr.getvalue().split("\r")
     assert [part.split()[1] for part in shown[1:]] == [f"{step}/6" for step in range(1, 7)]
+    assert [part.split()[2].count("#") for part in shown[1:]] == [3, 6, 10, 13, 16, 20]
+    assert {len(part.split()[2]) for part in shown[1:]} == {22}
     assert all("tokens/s" in part and "s left" in part and "loss" in part for part in shown[1:])
     assert shown[-1].endswith("\n") and not any(part.endswith("\n") for part in shown[:-1])
 
 
+def test_progress_is_told_by_the_first_process_only(monkeypatch):
+    from kit.recorder import Recorder
+
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    sys.stderr.isatty = lambda: True
+    run = runs.start("a", tiny.Params())
+    trainer = tiny.trainer(run, tiny.Params())
+    logs, state = {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1}, TrainerState(global_step=2, max_steps=6)
+    for main in (False, True):
+        recorder = Recorder(run, trainer)
+        recorder.main, recorder.file = main, io.StringIO()
+        recorder.on_log(trainer.args, state, None, logs=logs)
+        assert bool(recorder.file.getvalue()) == bool(sys.stderr.getvalue()) == main
+
+
 def test_stopped_is_one_sentence_in_a_notebook():
     assert runs.Stopped("x", file="f")._render_traceback_() == ["Stopped: f: x"] and issubclass(runs.Stopped, KitError)
+
+
+# A trainer that was not through preflight
+
+
+def course(folder, run, *, start=0, cut=0, lora=None):
+    """A trainer of two chats with the tokenizer of the course; `cut` ids are missing at the end of each row."""
+    from bases import CHATS, base
+
+    from kit import chat, training
+
+    model, tokenizer = base()
+    encoded = [chat.encode(tokenizer, row) for row in CHATS[:2]]
+    encoded = [chat.Encoded(e.input_ids[: len(e.input_ids) - cut], e.loss_mask[: len(e.loss_mask) - cut])
+               for e in encoded]
+    config = tiny.SFTConfig(**run.settings(), **training.hardware(2, 2, 1), max_steps=1, max_length=None,
+                            dataset_kwargs={"skip_prepare_dataset": True})
+    adapters = lora and lora(model)
+    return tiny.SFTTrainer(model, config, train_dataset=training.sft_dataset(encoded, 2), processing_class=tokenizer,
+                           peft_config=adapters), tokenizer
+
+
+def plain_lora(model):
+    from peft import LoraConfig
+
+    return LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
+def test_frozen_control_rows_are_refused_without_preflight(folder):
+    run = runs.start("a", {})
+    with pytest.raises(SettingsError, match="control rows distinct and trainable does not hold: .* frozen"):
+        run.train(*course(folder, run, lora=plain_lora))
+    assert not (folder / "a" / "metrics.jsonl").exists() and checkpoints.read_json(folder / "a" / "lock") == {}
+    run = runs.start("b", {})
+    from kit import training
+
+    run.train(*course(folder, run, lora=lambda model: training.lora(4, model)))
+    assert run.finished
+
+
+def test_rows_that_never_stop_are_refused_without_preflight(folder):
+    run = runs.start("a", {})
+    with pytest.raises(SettingsError, match="every trained span ends with <end> does not hold: 2 spans"):
+        run.train(*course(folder, run, cut=1))
+
+
+# Gaps of memory
+
+
+class Full(TrainerCallback):
+    """A GPU whose memory ends at a step."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_a_full_gpu_is_told_in_one_sentence(monkeypatch, kind):
+    monkeypatch.setattr(fits, "available", lambda: 80e9)
+    told = r"runs/a: 2 rows of up to \d+ ids at once need about \d+\.\d GB, the GPU has 80.0 GB for this process"
+    with pytest.raises(SettingsError, match=told) as caught:
+        tiny.train(callbacks=[Full()], kind=kind)
+    assert str(caught.value).count("\n") == 0 and caught.value.exit_code == 2 and caught.value.__suppress_context__
+    assert [path.name for path in (runs.root() / "a").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert tiny.train(kind=kind).finished

@@ -41,6 +41,8 @@ def test_paired_difference_by_hand():
     half = 1.959963984540054 * math.sqrt((4 - 8 * mean**2) / 8 / 7)
     assert scoring.paired_difference(before, after) == pytest.approx((mean, mean - half, mean + half), abs=1e-12)
     assert scoring.paired_difference(after, after) == (0, 0, 0)
+    half = 1.959963984540054 * math.sqrt(0.125 / 3 / 2)
+    assert scoring.paired_difference([0.25, 0.5, 1.0], [0.5, 0.5, 0.75]) == pytest.approx((0, -half, half))
     with pytest.raises(ValueError, match="zip"):
         scoring.paired_difference(before, after[1:])
 
@@ -170,6 +172,22 @@ def test_bad_phrase_is_refused_with_its_line(tmp_path, line):
     file = tmp_path / "by_hand.tsv"
     file.write_text(f"phrase\tcron\nfine\t0 0 * * *\n{line or ' '}\n")
     with pytest.raises(DataError, match=r"by_hand\.tsv:3: expected"):
+        scoring.read_questions(schedules, phrases=file)
+
+
+def test_a_phrase_file_needs_no_header(tmp_path):
+    file = tmp_path / "mine.tsv"
+    file.write_text("at noon\t0 12 * * *\n\nhello\tThat is not a schedule.\n")
+    one, two = scoring.read_questions(schedules, phrases=file)
+    assert one.facts == {"kind": "translate", "cron": "0 12 * * *"} and one.messages[-1]["content"] == "at noon"
+    assert two.facts == {"kind": "decline", "cron": None}
+
+
+@pytest.mark.parametrize("text", ["at noon\t0 99 * * *", "phrase\tcron\nat noon\t0 99 * * *", "at noon\tyes"])
+def test_a_right_reply_that_is_not_right_is_refused_with_its_line(tmp_path, text):
+    file = tmp_path / "mine.tsv"
+    file.write_text(text + "\n")
+    with pytest.raises(DataError, match=rf"mine\.tsv:{text.count(chr(10)) + 1}: expected"):
         scoring.read_questions(schedules, phrases=file)
 
 

@@ -1,5 +1,6 @@
 """What stands around TRL: order of rows, settings, adapters, and a preflight that sees each silent failure."""
 
+import ast
 import copy
 import dataclasses
 import inspect
@@ -7,6 +8,7 @@ import json
 import math
 import random
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,11 +19,13 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from kit import chat, records, training
-from kit.errors import MissingError, SettingsError
+from kit import chat, records, runs, training
+from kit.errors import DataError, MissingError, SettingsError
 
 LN2 = 0.6931471805599453
+PROJECT = Path(training.__file__).parents[1]
 CHAT_ROWS = [row for row in CHATS if row[-1]["content"]]  # the readers refuse an empty reply
 
 
@@ -95,7 +99,8 @@ def test_datasets_keep_ids_and_labels_together():
     _, tokenizer = base()
     encoded = chat.encode_chats(tokenizer, CHATS)
     data = training.sft_dataset(encoded, 2)
-    assert sorted(zip(data["input_ids"], data["labels"], strict=True)) == sorted((e.input_ids, e.labels) for e in encoded)
+    made = sorted(zip(data["input_ids"], data["labels"], strict=True))
+    assert made == sorted((e.input_ids, e.labels) for e in encoded)
     pairs = chat.encode_pairs(tokenizer, PAIRS)
     assert sorted(map(str, training.dpo_dataset(pairs, 2))) == sorted(map(str, pairs))
 
@@ -120,15 +125,45 @@ def test_batch_that_does_not_divide_is_refused():
     assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == (4, 4)
 
 
+CALLED = {"SFTConfig": SFTConfig, "DPOConfig": DPOConfig, "SFTTrainer": SFTTrainer, "DPOTrainer": DPOTrainer,
+          "PairTrainer": DPOTrainer, "LoraConfig": LoraConfig}
+
+
+def arguments(text):
+    """{name of a class of CALLED: the arguments that the code passes to it by name}; `**` of a call by its own test."""
+    found = {}
+    for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "id", getattr(call.func, "attr", None))
+        if name in CALLED:
+            found.setdefault(name, set()).update(k.arg for k in call.keywords if k.arg)
+    return found
+
+
+@pytest.mark.parametrize("file, wanted", [
+    ("scripts/sft_completion.py", "SFTConfig"), ("scripts/sft_chat.py", "SFTConfig"), ("scripts/dpo.py", "DPOConfig"),
+    ("kit/training.py", "LoraConfig")])
+def test_each_argument_we_pass_exists(file, wanted):
+    found = arguments((PROJECT / file).read_text(encoding="utf-8"))
+    assert wanted in found and all(found.values())
+    for name, passed in found.items():
+        assert passed - inspect.signature(CALLED[name]).parameters.keys() == set()
+
+
+def test_an_argument_that_is_gone_is_seen():
+    found = arguments("trl.SFTConfig(max_length=None, warmup_ratio=0.1, **more)\nSFTTrainer(model, tokenizer=t)")
+    assert {name: passed - inspect.signature(CALLED[name]).parameters.keys() for name, passed in found.items()} == {
+        "SFTConfig": {"warmup_ratio"}, "SFTTrainer": {"tokenizer"}}
+
+
 @pytest.mark.parametrize("config", [SFTConfig, DPOConfig])
-def test_each_argument_exists(config, tmp_path):
+def test_settings_are_known_and_not_deprecated(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_RUNS", str(tmp_path))
+    run = runs.start("drift", {"seed": 0})
     known = {field.name for field in dataclasses.fields(config)}
-    lessons = {"num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_length", "max_steps"}
-    lessons |= {"dataset_kwargs"} if config is SFTConfig else {"loss_type", "loss_weights", "beta"}
-    assert training.hardware(8, 4, 1).keys() - known == set() and lessons - known == set()
+    assert training.hardware(8, 4, 1).keys() - known == set() == run.settings().keys() - known
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        made = config(**settings(tmp_path))
+        made = config(**training.hardware(2, 2, 1), **run.settings(), max_length=None)
     assert not made.gradient_checkpointing
     assert made.bf16 == (training.models.compute_dtype() == torch.bfloat16)
 
@@ -156,8 +191,73 @@ def test_scoring_trained_ids_only_changes_no_loss(tmp_path, monkeypatch):
     direct = []
     for e in chat.encode_chats(tokenizer, CHATS):
         nll = torch.log_softmax(model(torch.tensor([e.input_ids])).logits[0, :-1], -1)
-        direct += [-nll[at, i].item() for at, (i, m) in enumerate(zip(e.input_ids[1:], e.loss_mask[1:], strict=True)) if m]
+        after = zip(e.input_ids[1:], e.loss_mask[1:], strict=True)
+        direct += [-nll[at, i].item() for at, (i, m) in enumerate(after) if m]
     assert abs(loss - sum(direct) / len(direct)) < 1e-5
+
+
+@pytest.mark.parametrize("more", [{}, {"batch_size": 1}, {"batch_size": 2}, {"batch_size": 8}])
+def test_evaluation_loss_weighs_tokens_whatever_the_batch(tied, more):
+    """The mutant, a mean of batch means, is off by over a hundredth of a nat at batch 1."""
+    model, tokenizer = base(tied)
+    encoded = chat.encode_chats(tokenizer, CHATS * 3)
+    model.train()
+    loss = training.mean_loss(model, encoded, **more)
+    assert model.training
+    one_by_one = [training.mean_loss(model, [e]) for e in encoded]
+    weights = [sum(e.loss_mask) for e in encoded]
+    by_token = sum(a * n for a, n in zip(one_by_one, weights, strict=True)) / sum(weights)
+    assert abs(loss - by_token) < 1e-6
+    assert abs(sum(one_by_one) / len(encoded) - by_token) > 0.01
+    ids, mask = torch.tensor([encoded[0].input_ids]), torch.tensor(encoded[0].loss_mask[1:], dtype=torch.bool)
+    nll = torch.nn.functional.cross_entropy(model.eval()(ids).logits[0, :-1][mask], ids[0, 1:][mask])
+    assert abs(one_by_one[0] - nll.item()) < 1e-5
+
+
+# Rejected rows
+
+
+def trained(name, file, tied, on_bad):
+    """A run as a lesson makes it, for three steps."""
+    model, tokenizer = base(tied)
+    run = runs.start(name, {"seed": 0, "save_steps": 100}, data=[file])
+    rows = records.read(file, "chat", on_bad=on_bad)
+    encoded = chat.encode_chats(tokenizer, [row["messages"] for row in rows])
+    rows = records.split_too_long(rows, [len(e.input_ids) for e in encoded], 60)
+    encoded = [e for e in encoded if len(e.input_ids) <= 60]
+    config = SFTConfig(**run.settings(), **training.hardware(2, 2, 1), max_steps=3, learning_rate=1e-2, max_length=None,
+                       dataset_kwargs={"skip_prepare_dataset": True})
+    trainer = SFTTrainer(model, config, train_dataset=training.sft_dataset(encoded, 2), processing_class=tokenizer)
+    training.preflight(trainer, tokenizer, rows)
+    training.report_rows(run, rows)
+    run.train(trainer, tokenizer)
+    return run
+
+
+def test_training_on_a_file_with_bad_rows_is_training_on_its_good_rows(tied, tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_RUNS", str(tmp_path / "runs"))
+    good = [json.dumps({"messages": row}).encode() + b"\r\n" for row in CHAT_ROWS * 2]
+    long = json.dumps({"messages": [{"role": "user", "content": "at " * 99}, CHAT_ROWS[0][-1]]}).encode() + b"\n"
+    bad = [b'{"messages": [{"role": "bot", "content": "x"}]}\n', b"caf\xe9 {\n", long]
+    (tmp_path / "good.jsonl").write_bytes(b"".join(good))
+    (tmp_path / "mixed.jsonl").write_bytes(b"".join([bad[0], *good[:1], b"\n", bad[2], *good[1:], bad[1]]))
+    mixed = trained("mixed", tmp_path / "mixed.jsonl", tied, "skip")
+    alone = trained("alone", tmp_path / "good.jsonl", tied, "stop")
+    assert mixed.report["weights_sha256"] == alone.report["weights_sha256"]
+    assert runs.metrics(mixed) == runs.metrics(alone)
+    told = mixed.report
+    assert (told["rows_in"], told["rows_used"], len(told["rows_rejected"])) == (7, 4, 3)
+    name = tmp_path / "mixed.jsonl"
+    assert told["rows_rejected"] == [
+        f"{name}:1: messages[0].role: expected system, user or assistant, came 'bot'",
+        f"{name}:4: expected at most 60 tokens, came 110 tokens",
+        f"{name}:8: expected UTF-8, came the byte 0xe9 at byte 4"]
+    assert told["rows_duplicate"] == [{"line": 6, "first": 2, "exact": True}, {"line": 7, "first": 5, "exact": True}]
+    kept = records.read_rejected(mixed.folder / "rejected.jsonl")
+    assert [raw for _, raw in kept] == [bad[0], bad[2], bad[1]]
+    assert alone.report["rows_rejected"] == [] and (alone.folder / "rejected.jsonl").read_bytes() == b""
+    with pytest.raises(DataError, match="mixed.jsonl:1: messages"):
+        records.read(tmp_path / "mixed.jsonl", "chat")
 
 
 # Preflight
@@ -171,22 +271,37 @@ def good(tmp_path):
     return SimpleNamespace(model=model, tokenizer=tokenizer, rows=rows, encoded=encoded, folder=tmp_path)
 
 
+def stand_in(good, encoded=None, model=None):
+    """What preflight reads of a trainer."""
+    return SimpleNamespace(model=model or good.model, train_dataset=training.sft_dataset(encoded or good.encoded, 2),
+                           data_collator=DataCollatorForLanguageModeling(good.tokenizer.pad_token_id))
+
+
 def failing(good, name, encoded=None, model=None):
-    """Preflight must stop at the check of this name. A trainer is what preflight reads of one."""
-    trainer = SimpleNamespace(model=model or good.model, train_dataset=training.sft_dataset(encoded or good.encoded, 2))
+    """Preflight must stop at the check of this name, or at any if it is None."""
+    trainer = stand_in(good, encoded, model)
     with pytest.raises(SettingsError) as caught:
         training.preflight(trainer, good.tokenizer, good.rows)
-    assert f"preflight: {name} does not hold" in str(caught.value)
+    assert name is None or f"preflight: {name} does not hold" in str(caught.value)
     return str(caught.value)
 
 
 def test_preflight_passes_good_rows(good):
     trainer = sft(good.folder, good.model, good.tokenizer, good.encoded)
     found = training.preflight(trainer, good.tokenizer, good.rows)
-    assert len(found) == 6 and all(check.passed for check in found)
-    told = {check.name: check.detail for check in found}
-    assert told["rows in = used + rejected"] == "2 = 2 + 0"
-    assert told["role ids = messages"] == "system 1, user 3, assistant 3"
+    assert all(check.passed for check in found)
+    trained = sum(sum(e.loss_mask) for e in good.encoded)
+    assert {check.name: check.detail for check in found if "embedding" not in check.name} == {
+        "rows in = used + rejected": "2 = 2 + 0",
+        "every row trains a token": "0 rows without",
+        "labels are the ids of their places": "0 rows with others",
+        "every trained span ends with <end>": "0 spans without",
+        "every trained span is one reply": "0 spans with more or less",
+        "control ids = turns": "<system> 1, <user> 3, <assistant> 3, <end> 3",
+        "a batch trains what its rows train": f"{trained} ids of {trained}",
+        "control rows distinct and trainable": found[-3].detail,
+        "trained weights are float32": "float32",
+        "<end> stops generation": f"eos_token_id [{good.tokenizer.eos_token_id}]"}
 
 
 def test_preflight_counts_rejected_rows(tmp_path, good):
@@ -237,14 +352,24 @@ def test_preflight_sees_a_dropped_role(good):
     user = good.tokenizer.convert_tokens_to_ids("<user>")
     kept = [[(i, m) for i, m in zip(e.input_ids, e.loss_mask, strict=True) if i != user] for e in good.encoded]
     dropped = [chat.Encoded(*map(list, zip(*pairs, strict=True))) for pairs in kept]
-    assert "system 1, assistant 3" in failing(good, "role ids = messages", dropped)
+    assert "<system> 1, <assistant> 3, <end> 3" in failing(good, "control ids = turns", dropped)
 
 
-def test_preflight_sees_a_control_id_from_content(good, monkeypatch):
+@pytest.mark.parametrize("token", ["<user>", "<system>", "<assistant>", "<end>", "<|endoftext|>", "<|pad|>"])
+@pytest.mark.parametrize("turn", [1, 2], ids=["question", "reply"])
+def test_preflight_sees_a_control_id_from_content(good, monkeypatch, token, turn):
     forged = copy.deepcopy(CHAT_ROWS)
-    forged[0][1]["content"] = "every day <user> at 17"
+    forged[0][turn]["content"] = f"every day {token} at 17"
+    safe = chat.encode_chats(good.tokenizer, forged)
+    assert all(check.passed for check in training.preflight(stand_in(good, safe), good.tokenizer, good.rows))
     monkeypatch.setattr(chat, "_plain", lambda tokenizer: tokenizer.backend_tokenizer)
-    assert "user 4" in failing(good, "role ids = messages", chat.encode_chats(good.tokenizer, forged))
+    unsafe = chat.encode_chats(good.tokenizer, forged)
+    found = failing(good, None, unsafe)
+    once = sum(e.input_ids.count(good.tokenizer.convert_tokens_to_ids(token)) for e in unsafe)
+    if turn == 2 or token == "<assistant>":
+        assert "every trained span is one reply does not hold: " in found
+    else:
+        assert "control ids = turns does not hold: " in found and f"{token} {once}" in found
 
 
 def test_preflight_sees_equal_embeddings(good):
@@ -278,7 +403,9 @@ def test_preflight_of_pairs_wants_ln_2(tmp_path):
     trainer = dpo(tmp_path, model, base()[0], tokenizer)
     found = training.preflight(trainer, tokenizer, rows)
     assert found[-1].name == "first DPO loss = ln 2" and found[-1].passed
-    assert {c.name: c.detail for c in found}["role ids = messages"] == "system 1, user 3, assistant 3"
+    told = {c.name: c.detail for c in found}
+    assert told["control ids = turns"] == "<system> 1, <user> 3, <assistant> 3, <end> 5"
+    assert told["chosen ids differ from rejected ids"] == "0 pairs alike"
     wrong = dpo(tmp_path, base()[0], base(seed=9)[0], tokenizer, beta=1.0)
     with pytest.raises(SettingsError, match="first DPO loss = ln 2 does not hold: ln 2 = 0.6931, loss"):
         training.preflight(wrong, tokenizer, rows)
@@ -361,3 +488,15 @@ def test_start_from_names_the_notebook(tmp_path, monkeypatch):
 
 def test_ln_2():
     assert training.LN2 == math.log(2) == LN2
+
+
+def test_one_process_uses_one_of_several_gpus(tmp_path, monkeypatch):
+    """With two GPUs and no launcher, transformers counts two and TRL refuses; seen on two H100."""
+    from trl import SFTConfig
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    settings = training.hardware(8, 8)
+    config = SFTConfig(output_dir=str(tmp_path), **settings)
+    config._n_gpu = 2
+    assert config.n_gpu == 1
+    assert config.train_batch_size == 8

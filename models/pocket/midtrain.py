@@ -1,7 +1,7 @@
 """Mid-training of `pocket`: its weights read on, half their own distilled text, half calendar notes (notes.py).
 
-    python models/pocket/midtrain.py notes --work W --shares 70
-    python models/pocket/midtrain.py train --work W --steps 1000
+    python models/pocket/midtrain.py notes --work W --shares 320
+    python models/pocket/midtrain.py train --work W --steps 4000
 
 After `make.py tokenizer` and `make.py train` with the same W: reads W/train.npy, W/held.npy and the weights in W/model,
 writes W/notes.npy, W/held_notes.npy and W/mid. `train` needs one CUDA GPU. `--toy` runs in seconds on a CPU.
@@ -112,11 +112,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=["notes", "train"])
     parser.add_argument("--work", type=Path, required=True, help="folder of make.py")
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=4000, help="optimizer steps")
     parser.add_argument("--rows", type=int, default=64, help="windows a step")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a window")
     parser.add_argument("--notes", type=float, default=0.5, help="share of notes in each step")
-    parser.add_argument("--shares", type=int, default=70, help=f"shares of {DOCUMENTS} documents of notes to write")
+    parser.add_argument("--shares", type=int, default=320, help=f"shares of {DOCUMENTS} documents of notes to write")
     parser.add_argument("--peak", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--toy", action="store_true", help="a few seconds on a CPU, to see that it runs")
     args = parser.parse_args()

@@ -1,0 +1,269 @@
+"""Peak memory of TRL's trainers as the lessons build them, against what kit.memory predicts.
+
+    python benchmarks/memory_gpu.py [--jobs 3] [--limit 150] [--out benchmarks/results/memory_gpu.jsonl]
+
+One process a setting, random weights and ids, three steps. On a GPU the peak is torch.cuda.max_memory_allocated;
+without one, toy shapes are trained on the CPU and the peak is what torch's allocator reports to the profiler.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from kit import memory, planner
+
+SMALL, QWEN, LARGE = "SmolLM2-135M", "Qwen3-0.6B", "SmolLM2-1.7B"
+SETTINGS = {
+    "135M full": (SMALL, {}),
+    "135M full, checkpointing": (SMALL, {"micro_batch_size": 16, "checkpointing": True}),
+    "135M full, fp32": (SMALL, {"length": 512, "precision": "fp32"}),
+    "135M full, padded rows": (SMALL, {"padded": True}),
+    "135M DPO, reference": (SMALL, {"kind": "dpo", "micro_batch_size": 4}),
+    "0.6B full": (QWEN, {"micro_batch_size": 4}),
+    "0.6B full, one row of 8,192": (QWEN, {"micro_batch_size": 1, "length": 8192, "checkpointing": True}),
+    "0.6B full, padded rows run packed by kit.attention": (QWEN, {"padded": True, "packed": True}),
+    "0.6B full, bf16 weights": (QWEN, {"precision": "bf16"}),
+    "0.6B full, half of the ids trained, 2 micro batches": (QWEN, {"micro_batch_size": 4, "trained": 0.5,
+                                                                   "accumulation": 2}),
+    "0.6B LoRA": (QWEN, {"micro_batch_size": 4, "lora_rank": 16}),
+    "0.6B DPO, reference, checkpointing": (QWEN, {"kind": "dpo", "micro_batch_size": 4, "checkpointing": True}),
+    "0.6B DPO, precomputed reference": (QWEN, {"kind": "dpo", "micro_batch_size": 2, "reference": "precomputed"}),
+    "1.7B full, checkpointing": (LARGE, {"checkpointing": True}),
+    "1.7B full, bf16 weights": (LARGE, {"micro_batch_size": 4, "precision": "bf16"}),
+    "1.7B LoRA, checkpointing": (LARGE, {"micro_batch_size": 16, "lora_rank": 16, "checkpointing": True}),
+    "1.7B DPO, LoRA": (LARGE, {"kind": "dpo", "micro_batch_size": 1, "lora_rank": 16}),
+}
+STEPS = 3
+TOY = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+       "intermediate_size": 384, "vocab_size": 3000}
+
+
+class Encoded:
+    """A row as kit.chat makes it."""
+
+    def __init__(self, input_ids, prompt):
+        self.input_ids, self.labels = input_ids, [-100] * prompt + input_ids[prompt:]
+
+
+def rows(setting, vocab):
+    """Random rows: all of `length`, or from half of it on when padded; the trained share stands at the end."""
+    draw = random.Random(0)
+    for i in range(STEPS * setting.micro_batch_size * setting.accumulation):
+        length = setting.length if not setting.padded or i % setting.micro_batch_size == 0 \
+            else draw.randint(setting.length // 2, setting.length)
+        yield [draw.randrange(5, vocab) for _ in range(length)], round(length * (1 - setting.trained))
+
+
+def dataset(setting, vocab):
+    from kit import training
+
+    made, size = list(rows(setting, vocab)), setting.micro_batch_size * setting.accumulation
+    if setting.kind == "sft":
+        return training.sft_dataset([Encoded(*row) for row in made], size)
+    return training.dpo_dataset([{"prompt_ids": ids[: max(prompt, 1)], "chosen_ids": ids[max(prompt, 1):],
+                                  "rejected_ids": ids[max(prompt, 1):][::-1]} for ids, prompt in made], size)
+
+
+def trainer(setting, config, folder, packed=False):
+    """TRL's trainer with the arguments of lessons 03 and 04, and the precision and checkpointing of the setting."""
+    import tiny
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from trl import DPOConfig, SFTConfig, SFTTrainer
+
+    from kit import attention, models, training
+
+    where, half = models.device(), setting.precision.startswith("bf16")
+
+    def model():
+        with torch.device(where):
+            return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config),
+                                                    dtype=torch.bfloat16 if half else torch.float32)
+
+    torch.manual_seed(0)
+    policy = attention.use(model()) if packed else model()
+    settings = training.hardware(setting.micro_batch_size * setting.accumulation, setting.micro_batch_size)
+    checkpointing = next(key for key in settings if key.endswith("_checkpointing"))
+    settings |= {checkpointing: setting.checkpointing, "bf16": setting.precision != "fp32", "max_steps": STEPS,
+                 "output_dir": folder, "save_strategy": "no", "report_to": "none", "logging_steps": 1,
+                 "disable_tqdm": True, "max_length": None, "optim": "adamw_torch_fused"}
+    more = {"train_dataset": dataset(setting, config["vocab_size"]), "processing_class": tiny.tokenizer(),
+            "peft_config": training.lora(setting.lora_rank, policy) if setting.lora_rank else None}
+    if setting.kind == "sft":
+        return SFTTrainer(policy, SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}), **more)
+    precompute = setting.reference == "precomputed"
+    reference = None if precompute or setting.lora_rank else model()
+    return tiny.Preferences(policy, reference, DPOConfig(**settings, precompute_ref_log_probs=precompute), **more)
+
+
+class Phases:
+    """Highest number of bytes while the trainer was in its forward pass, its backward pass and its update."""
+
+    def __init__(self, built):
+        from transformers import TrainerCallback
+
+        self.peaks, self.marks, plain, phases = {}, [], built.compute_loss, self
+
+        def forward(*args, **kwargs):
+            phases.mark("before")
+            loss = plain(*args, **kwargs)
+            phases.mark("forward")
+            return loss
+
+        class Marks(TrainerCallback):
+            def on_pre_optimizer_step(self, args, state, control, **kwargs):
+                phases.mark("backward")
+
+            def on_substep_end(self, args, state, control, **kwargs):
+                phases.mark("backward")
+
+            def on_step_end(self, args, state, control, **kwargs):
+                phases.mark("update")
+
+        built.compute_loss = forward
+        built.add_callback(Marks())
+
+    def mark(self, name):
+        import torch
+
+        self.marks.append((name, time.time_ns()))
+        if torch.cuda.is_available():
+            self.peaks[name] = max(self.peaks.get(name, 0), torch.cuda.max_memory_allocated())
+            torch.cuda.reset_peak_memory_stats()
+
+
+def as_packed(setting, vocab):
+    """The setting that a padded one is when each batch runs as one row of its real ids: the largest batch counts."""
+    lengths, rows = list(map(len, dataset(setting, vocab)["input_ids"])), setting.micro_batch_size
+    most = max(sum(lengths[at : at + rows]) for at in range(0, len(lengths), rows))
+    return memory.replace(setting, micro_batch_size=1, length=most, padded=False)
+
+
+def measure(setting, config, packed=False):
+    """{phase: peak bytes} of one training."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        if torch.cuda.is_available():
+            built = trainer(setting, config, folder, packed)
+            phases = Phases(built)
+            built.train()
+            return phases.peaks
+        from torch.profiler import ProfilerActivity, profile
+
+        gc.collect()  # what an earlier training left would be taken off
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            built = trainer(setting, config, folder, packed)
+            phases = Phases(built)
+            built.train()
+    now, ends = 0, iter(phases.marks)
+    name, end = next(ends)
+    for event in sorted((e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"),
+                        key=lambda e: e.start_ns()):
+        while event.start_ns() > end:
+            name, end = next(ends, ("after", sys.maxsize))
+        now += event.nbytes()
+        phases.peaks[name] = max(phases.peaks.get(name, 0), now)
+    phases.peaks.pop("after")
+    return phases.peaks
+
+
+def child(name):
+    """Train one setting and print its row."""
+    import torch
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    shape, changes = SETTINGS[name]
+    packed = changes.pop("packed", False)
+    config, setting = planner.SHAPES[shape], memory.Training(**changes)
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        config, setting = toy(config, setting)
+    plan = memory.plan(config, as_packed(setting, config["vocab_size"]) if packed else setting)
+    peaks = measure(setting, config, packed)
+    peak = max(peaks.values())
+    print(json.dumps({
+        "setting": name, "model": shape, **changes, "predicted": plan.peak, "measured": peak,
+        "error": round(plan.peak / peak - 1, 4), "moment": plan.moment, "terms": plan.terms, "phases": peaks,
+        "moments": {key: sum(terms.values()) for key, terms in plan.moments.items()},
+        "device": torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU, toy shapes",
+        "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}))
+
+
+def toy(config, setting):
+    """The same setting, small enough for a CPU, on which TRL's head works in torch."""
+    import torch
+    import trl.trainer.utils
+    from trl.kernels import chunked_logprob
+
+    torch.set_num_threads(1)
+    memory.TILE, memory.WORKSPACE = (memory.TILE[0], 128), 0
+    trl.trainer.utils._use_triton = lambda device: True  # only the ids in the loss are scored, as on a GPU
+    trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = memory.TILE[1]
+    # On a GPU, Triton and cuBLAS do this in registers; in torch, it takes copies of the tile. The losses are void.
+    for inner in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
+        setattr(chunked_logprob, inner, lambda *args, **kwargs: None)
+    return config | TOY, memory.replace(setting, length=setting.length // 8,
+                                        micro_batch_size=max(setting.micro_batch_size // 4, 1))
+
+
+def table(rows):
+    """A line a setting: predicted and measured GB, the error, and the moment of the predicted peak."""
+    lines = [f"{'setting':52} {'predicted':>9} {'measured':>9} {'error':>7}  peak at"]
+    lines += [f"{row['setting']:52} {row['predicted'] / 1e9:9.3f} {row['measured'] / 1e9:9.3f} {row['error']:+7.1%}  "
+              f"{row['moment']}" for row in rows]
+    worst = max((abs(row["error"]) for row in rows), default=0)
+    return "\n".join([*lines, f"{len(rows)} of {len(SETTINGS)} settings, largest error {worst:.1%} (GB)"])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--jobs", type=int, default=3, help="settings at the same time; each counts its own bytes")
+    parser.add_argument("--limit", type=float, default=150, help="seconds for all of them")
+    parser.add_argument("--only", default="", help="settings whose name holds this text")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "memory_gpu.jsonl")
+    parser.add_argument("--setting", help="train this one here and print its row")
+    options = parser.parse_args()
+    if options.setting:
+        return child(options.setting)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text("")
+    waiting, running, rows = [name for name in SETTINGS if options.only in name], {}, []
+    until = time.monotonic() + options.limit
+    while waiting or running:
+        while waiting and len(running) < options.jobs:
+            name = waiting.pop(0)
+            running[name] = subprocess.Popen([sys.executable, __file__, "--setting", name], text=True,
+                                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for name in [name for name, process in running.items() if process.poll() is not None]:
+            text = running.pop(name).stdout.read()
+            try:
+                rows.append(json.loads(text.strip().splitlines()[-1]))
+            except (ValueError, IndexError):
+                print(f"{name} failed:\n{text[-2000:]}", file=sys.stderr)
+                continue
+            with open(options.out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+        if time.monotonic() > until:
+            print(f"{options.limit:.0f} s are over; left out: {', '.join([*waiting, *running])}", file=sys.stderr)
+            waiting = []
+            for process in running.values():
+                process.kill()
+            break
+        time.sleep(0.1)
+    print(table(sorted(rows, key=lambda row: list(SETTINGS).index(row["setting"]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""What an interruption changes on this machine: the same training whole, whole again, stopped, and killed in a save.
+
+    python benchmarks/resume_gpu.py [--limit 60] [--out benchmarks/results/resume_gpu.jsonl]
+
+SFT with dropout and DPO. Batches, learning rates and the state of every random generator must be equal, and the losses
+within TOLERANCE; two whole runs show how much of a difference the hardware makes by itself.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from kit import runs
+from kit.errors import exit_code
+
+TOLERANCE = 1e-3  # nats, of each step's loss
+STEPS, SAVE, STOP = 12, 4, 6
+KINDS, COLUMNS = ("sft", "dpo"), ("step", "batch_hash", "lr", "tokens")
+
+
+def build(run, kind, gpu):
+    """A trainer of the run: bf16 autocast on a GPU, two micro batches a step, uneven rows."""
+    import tiny
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import DPOConfig, SFTConfig, SFTTrainer
+
+    from kit import models, training
+
+    scale, draw = (4 if gpu else 1), random.Random(0)
+
+    def model():
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(
+            vocab_size=1024 * scale, hidden_size=128 * scale, intermediate_size=384 * scale, num_hidden_layers=scale,
+            num_attention_heads=2 * scale, attention_dropout=0.1, pad_token_id=0, eos_token_id=1,
+            tie_word_embeddings=True)).to(models.device())
+
+    def ids(low, high):
+        return [draw.randrange(2, 1024 * scale) for _ in range(draw.randint(low, high))]
+
+    count, micro = 8 * scale * STEPS, 4 * scale
+    settings = {**run.settings(save_steps=SAVE), **training.hardware(2 * micro, micro), "max_steps": STEPS,
+                "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "max_length": None}
+    if kind == "sft":
+        rows = [ids(8 * scale, 32 * scale) for _ in range(count)]
+        return SFTTrainer(model(), SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}),
+                          train_dataset=training.dataset({"input_ids": rows, "labels": rows}, "sft"),
+                          processing_class=tiny.tokenizer())
+    pairs = {key: [ids(4 * scale, 16 * scale) for _ in range(count)] for key in ("prompt_ids", "chosen_ids",
+                                                                                   "rejected_ids")}
+    return tiny.Preferences(model(), model(), DPOConfig(**settings), train_dataset=training.dataset(pairs, "dpo"),
+                            processing_class=tiny.tokenizer())
+
+
+def child(names):
+    """Train runs named kind-how; `stopped` gets SIGTERM before step STOP + 1, unless it goes on from a checkpoint."""
+    import tiny
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    for name in names:
+        kind, how = name.split("-")
+        run = runs.start(name, {"seed": 0, "kind": kind})
+        built = build(run, kind, torch.cuda.is_available())
+        if how == "stopped" and not list(run.folder.glob("checkpoint-*")):
+            built.add_callback(tiny.interrupt(STOP, signal.SIGTERM)[0])
+        run.train(built, tiny.tokenizer())
+
+
+CHILDREN = []
+
+
+def start(*names, fault=""):
+    """A process that trains the runs."""
+    env = os.environ | ({"KIT_FAULT": fault} if fault else {})
+    CHILDREN.append(subprocess.Popen([sys.executable, __file__, "--runs", *names], text=True, env=env,
+                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    return CHILDREN[-1]
+
+
+def late(number, frame):
+    """The limit is over: no child outlives us."""
+    for process in CHILDREN:
+        process.kill()
+    raise SystemExit("the limit is over")
+
+
+def ended(process, code):
+    """What a child printed; a child that ended otherwise than it should is an error."""
+    text, _ = process.communicate()
+    if process.returncode != code:
+        raise SystemExit(f"a child ended with {process.returncode}, {code} was expected:\n{text[-3000:]}")
+    return text
+
+
+def equal(a, b):
+    """Whether two states of random generators, nested in dicts and tuples, are the same."""
+    import numpy
+    import torch
+
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(numpy.array_equal(a, b)) if isinstance(a, (numpy.ndarray, torch.Tensor)) else a == b
+
+
+def compare(kind, how):
+    """One line of result: the run `how` against the whole one of its kind."""
+    import torch
+
+    whole, other = (runs.Run(runs.root() / f"{kind}-{name}", {}) for name in ("whole", how))
+    a, b = runs.metrics(whole), runs.metrics(other)
+    state, again = (torch.load(run.folder / f"checkpoint-{STEPS}" / "rng_state.pth", weights_only=False)
+                    for run in (whole, other))
+    columns = {key: [row[key] for row in a] == [row[key] for row in b] for key in COLUMNS}
+    apart = [abs(x["loss"] - y["loss"]) for x, y in zip(a, b, strict=True)]
+    return {"kind": kind, "run": how, **columns, "random states": equal(state, again), "loss apart": max(apart),
+            "weights": whole.report["weights_sha256"] == other.report["weights_sha256"],
+            "losses": [a[0]["loss"], a[-1]["loss"]],
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "torch": torch.__version__,
+            "date": time.strftime("%Y-%m-%d")}
+
+
+def measure():
+    """Rows of results, after all runs are through."""
+    one = start(*[f"{kind}-{how}" for kind in KINDS for how in ("whole", "again")])
+    stopped = [start(f"{kind}-stopped") for kind in KINDS]
+    killed = [start(f"{kind}-killed", fault=f"rename@{2 * SAVE}") for kind in KINDS]
+    for process in stopped:
+        ended(process, 128 + signal.SIGTERM)
+    for process in killed:
+        ended(process, -signal.SIGKILL)
+    text = ended(start(*[f"{kind}-{how}" for kind in KINDS for how in ("stopped", "killed")]), 0)
+    for step in (STOP + 1, SAVE):
+        if text.count(f"resuming from checkpoint-{step}\n") != len(KINDS):
+            raise SystemExit(f"a run did not resume from checkpoint-{step}:\n{text[-3000:]}")
+    ended(one, 0)
+    return [compare(kind, how) for kind in KINDS for how in ("again", "stopped", "killed")]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--limit", type=float, default=60, help="seconds for all runs")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "resume_gpu.jsonl")
+    parser.add_argument("--runs", nargs="*", help="train these runs here")
+    options = parser.parse_args()
+    if options.runs:
+        sys.exit(exit_code(child, options.runs))
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(int(options.limit))
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["KIT_RUNS"] = folder
+        rows = measure()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    holds = (*COLUMNS, "random states")
+    for row in rows:
+        print(f"{row['kind']} {row['run']:8} " + "  ".join(f"{key} {'same' if row[key] else 'OTHER'}" for key in holds)
+              + f"  loss within {row['loss apart']:.1e}  weights {'same' if row['weights'] else 'other'}")
+    print(f"{rows[0]['device']}, {time.monotonic() - begun:.0f} s")
+    wrong = [row for row in rows if not all(row[key] for key in holds) or row["loss apart"] > TOLERANCE]
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
