@@ -94,9 +94,9 @@ def faster(found, layers):
     """What kit.models.load does to a model, and layers as they are, fused by Liger, or compiled."""
     found.get_input_embeddings().register_forward_hook(models._narrow)
     attention.use(found)
-    if layers == "fused":
+    if "fused" in layers:
         speed.fused_layers(found)
-    elif layers == "compiled":
+    if "compiled" in layers:
         speed.compiled_layers(found)
     return found
 
@@ -192,7 +192,7 @@ def sft_trainer(spec, folder, data, batch):
             from trl.kernels import ChunkedLogProbFunction
             trl.trainer.utils._ChunkedLogProbFunction = ChunkedLogProbFunction
         else:
-            faster(policy, way.removeprefix("ours").strip(", "))
+            faster(policy, way)
         micro = batch if spec["task"] == "fit" else speed.micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
         hardware = training.hardware(batch, micro) | ({"bf16": True} if way.endswith("bf16") else {})
         config = SFTConfig(**given, **hardware, max_length=None, logging_steps=1,
@@ -249,7 +249,7 @@ def raw(spec, made, first):
     policy, collate = model(spec["shape"]).train(), DataCollatorForLanguageModeling(pad_token_id=0)
     packed = "packed" in spec["way"]
     if packed:
-        faster(policy, "fused" if "fused" in spec["way"] else "")
+        faster(policy, spec["way"])
     training.score_trained_ids_only()
     add_fused_lm_head(policy)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0, fused=cuda())
@@ -275,6 +275,8 @@ def raw(spec, made, first):
     norm = math.sqrt(sum(float(p.grad.float().square().sum()) for p in policy.parameters()))
     policy.zero_grad(set_to_none=True)
     size, micro = spec["batch"], speed.micro_batch_size(spec["lengths"], spec["batch"], tokens=spec["ids"])
+    if spec["task"] == "profile":
+        return profiled(lambda: backward(made[:micro], count(made[:micro])), sum(len(r["input_ids"]) for r in made[:micro]))
     steps, at = [], 0
     while not done(steps, spec):
         step = [made[(at + i) % len(made)] for i in range(size)]
@@ -291,6 +293,29 @@ def raw(spec, made, first):
     clock.steps, clock.warm = steps, spec["warm"]
     return {"loss": loss, "gradient_norm": norm, **clock.result(), "rows_at_once": micro,
             "first_step_s": round(steps[0][0] - spec["begun"], 2)}
+
+
+def profiled(work, ids):
+    """Kernels of one micro step by time, and the share of it in which the GPU works."""
+    from torch.profiler import ProfilerActivity, profile
+
+    for _ in range(3):
+        work()
+    sync()
+    begun = time.perf_counter()
+    for _ in range(3):
+        work()
+    sync()
+    wall = (time.perf_counter() - begun) / 3
+    kinds = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if cuda() else [ProfilerActivity.CPU]
+    with profile(activities=kinds) as seen:
+        work()
+        sync()
+    field = "self_device_time_total" if cuda() else "self_cpu_time_total"
+    top = sorted(((getattr(e, field) / 1e6, e.count, e.key[:90]) for e in seen.key_averages()
+                  if str(e.device_type).endswith("CUDA") == cuda()), reverse=True)
+    return {"ids": ids, "wall_s": wall, "busy_s": sum(t for t, _, _ in top), "ids_per_s": round(ids / wall, 1),
+            "kernels": [[round(1e3 * t, 2), n, name] for t, n, name in top[:24]]}
 
 
 class PairTrainer(DPOTrainer):
@@ -324,7 +349,7 @@ def dpo(spec):
         else:
             training.score_trained_ids_only()
             for each in (policy, reference):
-                faster(each, way.removeprefix("ours").strip(", "))
+                faster(each, way)
             lengths = [2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in made]
             micro = speed.micro_batch_size(lengths, spec["batch"], tokens=spec["ids"])
             config = DPOConfig(**given, **training.hardware(spec["batch"], micro), max_length=None, logging_steps=1,
@@ -403,8 +428,10 @@ def answer(spec):
     transformers.logging.set_verbosity_error()
     disable_progress_bars()
     spec["begun"] = time.perf_counter()
+    if "segments" in spec["way"]:
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
     try:
-        found = {"ceiling": ceiling, "sft": sft, "lora": sft, "dpo": dpo, "fit": sft, "agree": agree}[spec["task"]](spec)
+        found = {"ceiling": ceiling, "sft": sft, "lora": sft, "dpo": dpo, "fit": sft, "agree": agree, "profile": sft}[spec["task"]](spec)
     except Exception as error:  # noqa: BLE001  one contender that fails must not end the comparison
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     peak = torch.cuda.max_memory_allocated() if cuda() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

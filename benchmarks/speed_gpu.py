@@ -1,6 +1,6 @@
 """Real ids a second of TRL's defaults, of the recipes TRL documents, of a raw loop, and of ours, on one GPU.
 
-    python benchmarks/speed_gpu.py [--seconds 300] [--only 135M,dpo] [--out results.jsonl] [--toy]
+    python benchmarks/speed_gpu.py [--seconds 300] [--only "135M+sft;dpo"] [--out results.jsonl] [--toy]
     python benchmarks/speed_gpu.py --chart results.jsonl chart.png
 
 Ceilings first, then each contender in a process of its own, forked before CUDA starts; a second round in opposite
@@ -26,9 +26,10 @@ import contenders  # noqa: E402
 # ids at once that an 80 GB GPU holds, and rows a step: the same rows for all ways but TRL's defaults, which take 8.
 SIZES = {"toy": (512, 16), "135M": (65_536, 128), "0.6B": (32_768, 80), "1.7B": (16_384, 80), "8B": (8_192, 40)}
 GOALS = {"135M": 308_000, "0.6B": 84_000, "1.7B": 41_000, "8B": 11_000}  # 75% of perfect kernels, see issue 8
-LIMITS = {"compiled": 100, "flex": 60}  # seconds a contender may take, where it compiles first
+ONCE = ("agree", "fit", "profile")
+LIMITS = {"compiled": 100, "flex": 110}  # seconds a contender may take, where it compiles first
 WAYS = ("ours, fused", "TRL defaults", "TRL documented, flex", "ours", "raw, packed, fused", "TRL documented, sdpa",
-        "ours, compiled")
+        "ours, fused, segments", "ours, compiled")
 
 
 def plan(shapes):
@@ -39,6 +40,7 @@ def plan(shapes):
         for number, way in enumerate((*WAYS[:3], WAYS[-1]) if large else WAYS):
             soon = number < 2 or (number < 4 and not large)
             (first if soon else later).append({"task": "lora" if shape == "8B" else "sft", "shape": shape, "way": way})
+        later.append({"task": "profile", "shape": shape, "way": "raw, packed, fused"})
         if not large:
             first += [{"task": "dpo", "shape": shape, "way": way} for way in ("ours, fused", "TRL defaults")]
             later += [{"task": "dpo", "shape": shape, "way": "TRL documented"}]
@@ -115,13 +117,13 @@ def measure(options):
     shapes = ["toy"] if options.toy else ["135M", "0.6B", "1.7B", "8B"]
     specs = plan(shapes)
     if options.only:
-        wanted = options.only.split(",")
-        specs = [s for s in specs if any(word in (s["shape"], s["task"], s["way"]) for word in wanted)]
+        specs = [s for phrase in options.only.split(";") for s in specs
+                 if set(phrase.split("+")) <= {s["shape"], s["task"], s["way"]}]
     device = forked(name_of_gpu, 60)
     facts, lines = {"gpu": device.get("gpu", "by spawn"), **contenders.hardware()}, []
     out.parent.mkdir(parents=True, exist_ok=True)
     ceiling = {"task": "ceiling", "shape": "", "way": "matmul and copy", "seconds": 0.2 if options.toy else 2.0}
-    rounds = [(0, ceiling), *((0, s) for s in specs), *((1, s) for s in reversed(specs) if s["task"] not in ("agree", "fit"))]
+    rounds = [(0, ceiling), *((0, s) for s in specs), *((1, s) for s in reversed(specs) if s["task"] not in ONCE)]
     with open(out, "a", encoding="utf-8") as file:
         for number, spec in rounds:
             left = options.seconds - (time.monotonic() - begun)
@@ -145,7 +147,7 @@ def best_rates(lines):
     found = {}
     for line in lines:
         rate = line.get("pairs_per_s", line.get("ids_per_s"))
-        if rate:
+        if rate and line["task"] not in ONCE:
             found.setdefault((line["task"], line["shape"]), {}).setdefault(line["way"], []).append(rate)
     return found
 
@@ -166,7 +168,7 @@ def table(lines):
                   f"loss {same[0]['loss']:.4f}  gradient {same[0]['gradient_norm']:.4f}  "
                   f"{same[0]['peak_gb']:.1f} GB  first step {same[0]['first_step_s']:.1f} s{goal}")
     for line in lines:
-        if line["task"] in ("agree", "fit"):
+        if line["task"] in ONCE:
             print(line["task"], {key: line[key] for key in line if key not in ("versions", "flags")})
         if "error" in line:
             print(f"failed: {line['task']} {line['shape']} {line['way']}: {line['error']}")
@@ -197,7 +199,7 @@ def chart(lines, file):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=300, help="time for everything")
-    parser.add_argument("--only", help="shapes, tasks or ways, with commas")
+    parser.add_argument("--only", help="in this order: shape, task or way, joined by +; several by ;")
     parser.add_argument("--out", default="benchmarks/results/speed_gpu.jsonl", help="a line a measurement, appended")
     parser.add_argument("--toy", action="store_true", help="a toy shape for a dry run, on a CPU too")
     parser.add_argument("--chart", nargs=2, metavar=("RESULTS", "PNG"), help="draw committed results and end")

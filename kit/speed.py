@@ -91,8 +91,16 @@ def trained_ids_head():
     return Head
 
 
+def largest(lengths, size, in_order):
+    """Rows of the micro batch with the most ids: one that comes when rows are taken in order, else the longest rows."""
+    if not in_order:
+        return sorted(range(len(lengths)), key=lengths.__getitem__)[-size:]
+    batches = [range(at, min(at + size, len(lengths))) for at in range(0, len(lengths), size)]
+    return list(max(batches, key=lambda batch: sum(lengths[i] for i in batch)))
+
+
 def fit(trainer):
-    """Try the longest rows of `trainer` once; while they do not fit into the GPU, take fewer at once, and say so.
+    """Try the largest micro batch of `trainer`; while it does not fit into the GPU, take fewer rows at once, and say so.
 
     Accumulation grows by as much, so the steps stay the same. One row that does not fit is tried again with
     checkpointing. Raises SettingsError when that does not fit either. Does nothing without a GPU.
@@ -118,13 +126,13 @@ def fit(trainer):
 
 
 def _tried(trainer):
-    """Whether forward and backward of the longest rows fit beside the optimizer's two moments, on all processes."""
+    """Whether forward and backward of the largest batch fit beside the optimizer's two moments, on all processes."""
     import torch
 
     model, args, data = trainer.model, trainer.args, trainer.train_dataset
     names = [name for name in ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids") if name in data.column_names]
     lengths = [sum(map(len, row)) for row in zip(*(data[name] for name in names), strict=True)]
-    longest = sorted(range(len(data)), key=lengths.__getitem__)[-args.per_device_train_batch_size :]
+    longest = largest(lengths, args.per_device_train_batch_size, args.train_sampling_strategy == "sequential")
     trained, fits = sum(p.numel() for p in model.parameters() if p.requires_grad), True
     state, mode, loss = torch.cuda.get_rng_state(), model.training, None
     model.train()

@@ -60,6 +60,11 @@ def test_rows_at_once_divide_the_step(tokens, processes, wanted):
     assert speed.micro_batch_size([300, 400, 350], 48, processes, tokens) == wanted
 
 
+@pytest.mark.parametrize("in_order,wanted", [(True, [4, 5]), (False, [1, 6])])
+def test_the_largest_micro_batch_is_one_that_comes(in_order, wanted):
+    assert speed.largest([3, 10, 1, 1, 8, 9, 12], 2, in_order) == wanted
+
+
 class Gpu:
     """A trainer on a pretended GPU that holds `room` rows, twice as many with checkpointing."""
 
