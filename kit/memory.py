@@ -138,6 +138,8 @@ def layer_activations(s, t):
         token += 2 * r * s.hidden + (c * (A + K) if s.normed else 0)
     if t.padded:  # with a mask, SDPA takes keys and values for every head, and casts the mask
         token += 2 * c * (A - K) + c * t.length
+    elif c == 4 and A > K:  # CUDA's fused kernels take grouped heads in 2 bytes only, the math kernel keeps its scores
+        token += 2 * c * (A - K) + 4 * s.heads * (t.length - 1)
     return token * t.ids
 
 
