@@ -90,12 +90,9 @@ class Training:
     processes: int = 1
 
     @property
-    def rows(self):
-        return self.micro_batch_size * (2 if self.kind == "dpo" else 1)
-
-    @property
     def ids(self):
-        return self.rows * self.length
+        """T: a DPO pair is two rows."""
+        return self.micro_batch_size * self.length * (2 if self.kind == "dpo" else 1)
 
 
 @dataclass(frozen=True)
