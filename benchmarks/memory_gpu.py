@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -148,7 +149,7 @@ class Phases:
 def as_packed(setting, vocab):
     """The setting that a padded one is when each batch runs as one row of its real ids."""
     ids = sum(len(row) for row, _ in itertools.islice(rows(setting, vocab), setting.micro_batch_size))
-    return memory.replace(setting, micro_batch_size=1, length=ids, padded=False)
+    return replace(setting, micro_batch_size=1, length=ids, padded=False)
 
 
 def measure(setting, config, packed=False):
@@ -228,7 +229,7 @@ def toy(config, setting):
     # On a GPU, Triton and cuBLAS do this in registers; in torch, it takes copies of the tile. The losses are void.
     for inner in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
         setattr(chunked_logprob, inner, lambda *args, **kwargs: None)
-    return config | TOY, memory.replace(setting, length=setting.length // 8,
+    return config | TOY, replace(setting, length=setting.length // 8,
                                         micro_batch_size=max(setting.micro_batch_size // 4, 1))
 
 

@@ -1,10 +1,10 @@
-"""GPU memory of training, computed from a model's config: terms, peak, and settings that would fit.
+"""GPU memory of training, computed from a model's config: its terms at each moment that may be the peak.
 
 All sizes are bytes. h hidden size, A = heads x head size, K = key-value heads x head size, f width of the gated MLP,
 V vocabulary, T ids at once (rows x length, and two rows for a DPO pair), N of them in the loss, P parameters.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from kit.errors import SettingsError
