@@ -102,10 +102,10 @@ def faster(found, layers):
 
 
 class Clock(transformers.TrainerCallback):
-    """Real ids and seconds of each step, and a stop when `seconds` are measured after `warm` steps."""
+    """Real ids and seconds of each step; stops after `warm` steps and the wanted ones, or the wanted seconds."""
 
-    def __init__(self, trainer, seconds, warm):
-        self.seconds, self.warm, self.counts, self.steps, self.first = seconds, warm, [], [], None
+    def __init__(self, trainer, spec):
+        self.spec, self.warm, self.counts, self.steps, self.first = spec, spec["warm"], [], [], None
         collate, samples = trainer.data_collator, trainer.get_batch_samples
 
         def counted(examples):
@@ -125,15 +125,20 @@ class Clock(transformers.TrainerCallback):
         sync()
         self.steps.append((time.perf_counter(), time.process_time(), self.now))
         self.first = self.first or self.steps[0][0]
-        timed = self.steps[-1][0] - self.steps[self.warm - 1][0] if len(self.steps) > self.warm else 0
-        if len(self.steps) >= self.warm + 2 and timed >= self.seconds:
-            control.should_training_stop = True
+        control.should_training_stop |= done(self.steps, self.spec)
 
     def result(self):
         begin, *timed = self.steps[self.warm - 1 :]
         wall, processor, ids = timed[-1][0] - begin[0], timed[-1][1] - begin[1], sum(step[2] for step in timed)
         return {"ids_per_s": round(ids / wall, 1), "ids_per_processor_s": round(ids / processor, 1),
                 "steps_per_s": len(timed) / wall, "steps": len(timed), "step_ids": round(ids / len(timed))}
+
+
+def done(steps, spec):
+    timed = len(steps) - spec["warm"]
+    if timed < 2 or "steps" in spec:
+        return timed >= spec.get("steps", 2)
+    return steps[-1][0] - steps[spec["warm"] - 1][0] >= spec["seconds"]
 
 
 def checked(trainer, rows, size=4):
@@ -176,7 +181,8 @@ def sft_trainer(spec, folder, data, batch):
             policy.set_attn_implementation("flex_attention")
         config = SFTConfig(**given, max_length=spec["cap"], packing=True, gradient_checkpointing=False,
                            use_liger_kernel=cuda(), bf16=cuda(), use_cpu=not cuda(),
-                           per_device_train_batch_size=max(1, spec["ids"] // spec["cap"]))
+                           per_device_train_batch_size=max(1, min(spec["ids"], batch * sum(spec["lengths"]) //
+                                                                  len(spec["lengths"])) // spec["cap"]))
         data = data.remove_columns([c for c in data.column_names if c not in ("input_ids", "labels")])
     else:
         policy = model(shape, torch.bfloat16 if lora else torch.float32)
@@ -200,7 +206,7 @@ def sft(spec):
     order = training.by_length(spec["lengths"], spec["batch"], 0) if spec["sorted"] else range(len(made))
     data = training.dataset({key: [made[i][key] for i in order] for key in made[0]}, f"speed {spec['shape']}")
     if spec["way"].startswith("raw"):
-        return raw(spec, [made[i] for i in order])
+        return raw(spec, [made[i] for i in order], made[:CHECKED])
     with tempfile.TemporaryDirectory() as folder:
         trainer = sft_trainer(spec, folder, data, spec["batch"])
         if spec["task"] == "fit":
@@ -216,7 +222,7 @@ def trained(trainer, spec, first):
     same = checked(trainer, first)
     spent = time.perf_counter() - begun
     while True:
-        clock = Clock(trainer, spec["seconds"], spec["warm"])
+        clock = Clock(trainer, spec)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 trainer.train()
@@ -234,7 +240,7 @@ def trained(trainer, spec, first):
             "first_step_s": round(clock.first - spec["begun"] - spent, 2)}
 
 
-def raw(spec, made):
+def raw(spec, made, first):
     """The loop without a trainer: "raw" pads and scores the trained ids; "raw, packed" has our attention and head."""
     from transformers import get_cosine_schedule_with_warmup
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -265,13 +271,12 @@ def raw(spec, made):
     def count(part):
         return sum(sum(i != -100 for i in row["labels"][1:]) for row in part)
 
-    first = made[:CHECKED]
     loss = float(sum(backward(first[at : at + 4], count(first)) for at in range(0, len(first), 4)))
     norm = math.sqrt(sum(float(p.grad.float().square().sum()) for p in policy.parameters()))
     policy.zero_grad(set_to_none=True)
     size, micro = spec["batch"], speed.micro_batch_size(spec["lengths"], spec["batch"], tokens=spec["ids"])
     steps, at = [], 0
-    while len(steps) < spec["warm"] + 2 or steps[-1][0] - steps[spec["warm"] - 1][0] < spec["seconds"]:
+    while not done(steps, spec):
         step = [made[(at + i) % len(made)] for i in range(size)]
         for part in range(0, size, micro):
             backward(step[part : part + micro], count(step))
@@ -387,7 +392,7 @@ def ceiling(spec):
         sync()
         best = max(best, 20 * size**3 / (middle - begun) / 1e12)
         copy = max(copy, 20 * x.nbytes / (time.perf_counter() - middle) / 1e12)
-    return {"matmul_tflops": round(best, 2), "copy_tb_per_s": round(copy, 3)}
+    return {"matmul_tflops": round(best, 3), "copy_tb_per_s": round(copy, 4)}
 
 
 def answer(spec):

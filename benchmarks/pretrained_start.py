@@ -1,8 +1,8 @@
 """What the pretrained weights are worth: chat SFT from `pocket` and from random weights, same rows, steps and seeds.
 
-    python benchmarks/pretrained_start.py [--seeds 3] [--out benchmarks/results/pretrained_start.json]
+    python benchmarks/pretrained_start.py [--seeds 3] [--epochs 0.5] [--out benchmarks/results/pretrained_start.json]
 
-Each run is scripts/sft_chat.py with its default settings and no lesson before it. The difference is taken question by
+Each run is scripts/sft_chat.py with its default settings besides --epochs, and no lesson before it. The difference is taken question by
 question, averaged over the seeds; its interval is over questions.
 """
 
@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import tempfile
 from pathlib import Path
 from statistics import mean, stdev
@@ -38,9 +39,9 @@ def random_base(folder, seed):
     return str(folder)
 
 
-def hits(chat, base, seed, questions):
+def hits(chat, base, seed, epochs, questions):
     """{group: [right or wrong, a question]} after chat SFT from `base`."""
-    params = dataclasses.replace(chat.Params(), model=base, start="", seed=seed)
+    params = dataclasses.replace(chat.Params(), model=base, start="", seed=seed, epochs=epochs)
     run = chat.start_run(params)
     chat.train(params, run)
     model, tokenizer = models.load(run.model)
@@ -59,6 +60,7 @@ def difference(first, second):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=0.5)
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks" / "results" / "pretrained_start.json")
     given = parser.parse_args()
     questions = scoring.read_questions(schedules, "data_samples/test.jsonl", "data_samples/phrases_by_hand.tsv")
@@ -66,13 +68,15 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KIT_RUNS"] = folder
         for seed in range(given.seeds):
-            found["random"].append(hits(chat, random_base(Path(folder) / f"base{seed}", seed), seed, questions))
-            found["pocket"].append(hits(chat, str(models.POCKET), seed, questions))
+            found["random"].append(hits(chat, random_base(Path(folder) / f"base{seed}", seed), seed, given.epochs, questions))
+            found["pocket"].append(hits(chat, str(models.POCKET), seed, given.epochs, questions))
             # The next seed starts the same run anew.
             for run in Path(folder).glob("03_sft_chat*"):
-                run.rename(Path(folder) / f"{run.name}.{seed}")
+                shutil.rmtree(run)
+            print(f"seed {seed}:", {name: {g: round(mean(h), 3) for g, h in runs[-1].items()}
+                                    for name, runs in found.items()}, flush=True)
     out = {"device": models.device(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-           "versions": identity.environment(), "date": datetime.date.today().isoformat(), "seeds": given.seeds,
+           "versions": identity.environment(), "date": datetime.date.today().isoformat(), "seeds": given.seeds, "epochs": given.epochs,
            "weights_sha256": checkpoints.weights_sha256(models.POCKET), "data_sha256":
            identity.source(PROJECT / "data_samples" / "chat.jsonl")[1], "groups": {}}
     for group in GROUPS:

@@ -85,14 +85,12 @@ def speed(shape, strategy, n):
 
 def memory(shape, strategy, n):
     """A full fine-tuning step, rows of 2,048 ids, one in each process; beside it what the planner says."""
-    found, planned = speed(shape, strategy, n), None
-    with contextlib.suppress(ImportError):
-        from kit import memory as planner
+    from kit import memory as planner
 
-        precision = "fp32" if shape == "toy" else "autocast"
-        planned = planner.plan(config(shape), planner.Training(
-            SHAPES[shape][-1], LONGEST, precision=precision, strategy=strategy, processes=n)).peak / 1e9
-    return {**found, "planned_gb": planned}
+    precision = "fp32" if shape == "toy" else "autocast"
+    planned = planner.plan(config(shape), planner.Training(
+        SHAPES[shape][-1], LONGEST, precision=precision, strategy=strategy, processes=n))
+    return {**speed(shape, strategy, n), "planned_gb": planned.peak / 1e9}
 
 
 def kernel(n):
@@ -177,7 +175,8 @@ def child(shape, result):
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from kit import models, training
+    from kit import attention, models, training
+    from kit import speed as layers
 
     sys.path.insert(0, str(PROJECT / "tests"))
     import tiny  # its tokenizer is enough for rows that are ids
@@ -188,16 +187,11 @@ def child(shape, result):
     with torch.device(torch.device(where, int(os.environ.get("LOCAL_RANK", "0"))) if where == "cuda" else "cpu"):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config(shape), dtype=torch.float32)
-    used = []
-    with contextlib.suppress(ImportError):
-        from kit import attention
-
-        used.append(attention.use(model).config._attn_implementation)
-    with contextlib.suppress(ImportError, KitError):
-        from kit import speed as layers
-
+    model.get_input_embeddings().register_forward_hook(models._narrow)  # as models.load does
+    used = [attention.use(model).config._attn_implementation]
+    with contextlib.suppress(KitError):  # Liger may not be installed
         if where == "cuda":
-            used.append(type(layers.fused_layers(model)).__name__ + " with fused layers")
+            used.append("fused " + type(layers.fused_layers(model)).__name__)
     data = training.sft_dataset(rows(shape, batch * (WARM + TIMED)), batch)
     real = [sum(map(len, data["input_ids"][at : at + batch])) for at in range(0, len(data), batch)]
     ends = []

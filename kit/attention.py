@@ -18,14 +18,15 @@ def use(model):
     """Let `model` run padded batches packed; returns the model. Where it cannot, says so in one sentence.
 
     Only a call with `use_cache=False`, as TRL's trainers make it, is packed; outputs at padding are then zero.
-    A second call changes nothing.
+    `model.set_attn_implementation("sdpa")` switches it off, a second call on again.
     """
     reason = _why_not(model)
     if reason:
         print(f"{type(model).__name__} keeps its own attention and its padding: {reason}")
-    elif model.config._attn_implementation != NAME:
-        _register()
-        model.set_attn_implementation(NAME)
+        return model
+    _register()
+    model.set_attn_implementation(NAME)
+    if _pack not in model.base_model._forward_pre_hooks.values():
         model.base_model.register_forward_pre_hook(_pack, with_kwargs=True)
         model.base_model.register_forward_hook(_unpack, with_kwargs=True)
     return model
@@ -60,6 +61,8 @@ def _pack(backbone, args, kwargs):
     import torch
 
     mask, ids = kwargs.get("attention_mask"), kwargs.get("input_ids")
+    if backbone.config._attn_implementation != NAME:
+        return None
     if mask is None and kwargs.get("cu_seq_lens_q") is not None:  # TRL has packed it
         return args, {**kwargs, "attention_mask": _empty(kwargs["cu_seq_lens_q"].device)}
     given = [kwargs.get(key) for key in ("past_key_values", "position_ids", "inputs_embeds", "output_hidden_states",

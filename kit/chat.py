@@ -15,13 +15,13 @@ import sys
 import weakref
 from dataclasses import dataclass
 
+from kit import embeddings
 from kit.errors import DataError, SettingsError, exit_code
 
 ROLES = ("system", "user", "assistant")
 ROLE_TOKENS = {role: f"<{role}>" for role in ROLES}
 END = "<end>"
 CONTROL_TOKENS = (*ROLE_TOKENS.values(), END)
-SPARE_ROWS = 0.9  # a tokenizer with fewer ids than this share of the rows belongs to another model
 PIECE = 1024  # texts given to the tokenizer at once
 IGNORED = -100  # the label that torch's cross-entropy and TRL skip
 
@@ -72,7 +72,7 @@ def add_role_tokens(tokenizer, model=None):
     tokenizer.eos_token = END
     tokenizer.chat_template = TEMPLATE
     if model is not None:
-        _fit_embeddings(tokenizer, model, new)
+        embeddings.fit(model, len(tokenizer), tokenizer.convert_tokens_to_ids(new))
         model.config.pad_token_id = tokenizer.pad_token_id
         model.config.eos_token_id = tokenizer.eos_token_id
         model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -81,26 +81,6 @@ def add_role_tokens(tokenizer, model=None):
             bos_holder.bos_token_id = tokenizer.bos_token_id
     check_tokenizer(tokenizer, model)
     return len(new)
-
-
-def _fit_embeddings(tokenizer, model, new):
-    import torch
-
-    old_rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > old_rows:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    if not new:
-        return
-    ids = torch.tensor(tokenizer.convert_tokens_to_ids(new))
-    used = min(old_rows, int(ids.min()))
-    tables = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m}
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in tables.values():
-            old = weight[:used].float().cpu()
-            rows = old.mean(0) + old.std(0) * torch.randn(len(ids), old.shape[1], generator=generator)
-            rows *= old.norm(dim=1).median() / rows.norm(dim=1, keepdim=True)
-            weight[ids.to(weight.device)] = rows.to(weight)
 
 
 def check_tokenizer(tokenizer, model=None):
@@ -119,28 +99,8 @@ def check_tokenizer(tokenizer, model=None):
     if tokenizer.eos_token != END or tokenizer.pad_token in (None, *CONTROL_TOKENS):
         raise SettingsError(f"eos must be {END} and pad a token of its own, got eos {tokenizer.eos_token!r} and pad "
                             f"{tokenizer.pad_token!r}; call kit.chat.add_role_tokens(tokenizer, model)")
-    if model is None:
-        return
-    weight = model.get_input_embeddings().weight
-    output_rows = model.get_output_embeddings().weight.shape[0]
-    _check_sizes(len(tokenizer), weight.shape[0], output_rows, model.config.vocab_size)
-    rows = weight[[vocabulary[t] for t in CONTROL_TOKENS]].detach().float()
-    gaps = [float((rows[i] - rows[j]).norm() / rows[i].norm()) for i in range(len(rows)) for j in range(i)]
-    if min(gaps) < 1e-2:
-        raise SettingsError("two role tokens have the same embedding, so no training can tell them apart; call "
-                            "kit.chat.add_role_tokens on a base without them")
-
-
-def _check_sizes(tokens, rows, output_rows, vocab_size):
-    if tokens > rows:
-        raise SettingsError(f"the model has {rows} embedding rows for {tokens} tokens; call "
-                            "kit.chat.add_role_tokens(tokenizer, model)")
-    if not rows == output_rows == vocab_size:
-        raise SettingsError(f"the model has {rows} embedding rows, {output_rows} output rows and vocab_size "
-                            f"{vocab_size} in its config, which must be equal; load a model that was saved whole")
-    if tokens < SPARE_ROWS * rows:
-        raise SettingsError(f"the model has {rows} embedding rows for only {tokens} tokens, so it can write ids "
-                            "that have no text; load the tokenizer that belongs to this model")
+    if model is not None:
+        embeddings.check(model, len(tokenizer), [vocabulary[t] for t in CONTROL_TOKENS])
 
 
 def _plain(tokenizer):

@@ -21,7 +21,7 @@ def cache():
 
 def device():
     """Where torch can train here: "cuda", "mps" or "cpu"."""
-    if os.environ.get("ACCELERATE_USE_CPU") == "true":
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
         return "cpu"  # asked for, as kit.launch does for processes without a GPU
     import torch
 

@@ -38,12 +38,37 @@ def join(cpu=False) -> int:
         raise SettingsError("DeepSpeed's ZeRO needs GPUs here, none came; use configs/ddp.yaml or configs/fsdp2.yaml")
     if cpu and "FSDP" in asked:
         _fsdp_on_cpu()
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = int(os.environ.get("WORLD_SIZE") or _asked_of_launcher())
     wait = datetime.timedelta(seconds=float(os.environ.get("KIT_TIMEOUT", TIMEOUT)))
     came = PartialState(cpu=cpu, **({"timeout": wait} if launched > 1 else {})).num_processes
     if came != launched:
-        raise SettingsError(f"{launched} processes must train together, {came} came; unset your ACCELERATE_ variables")
+        raise SettingsError(f"{launched} processes must train together, {came} came; unset your ACCELERATE_ variables, "
+                            "or on CPUs launch by `ACCELERATE_USE_CPU=true accelerate launch --config_file "
+                            "configs/ddp.yaml`")
+    if launched == 1:
+        _one_gpu()
     return came
+
+
+def _asked_of_launcher():
+    """What `accelerate launch --num_processes=N` was asked for: without GPUs and a config it starts one process."""
+    import psutil
+
+    parent = psutil.Process().parent()  # None for the first process of a container
+    found = re.search(r"accelerate.* --num[_-]processes[= ](\d+)", " ".join(parent.cmdline() if parent else []))
+    return int(found[1]) if found else 1
+
+
+def _one_gpu():
+    """One process trains on one GPU: of several, transformers would make a DataParallel model, which TRL refuses."""
+    from transformers import TrainingArguments
+
+    counted = TrainingArguments.n_gpu.fget
+    if counted.__name__ != "at_most_one":
+        def at_most_one(self):
+            return min(1, counted(self))
+
+        TrainingArguments.n_gpu = property(at_most_one)
 
 
 def _fsdp_on_cpu():

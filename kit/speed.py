@@ -32,6 +32,12 @@ def compiled_layers(model):
     return model
 
 
+def checkpointing(model, on=True):
+    """Forget a layer's states after the forward pass and compute them again in the backward pass, or no longer do."""
+    name = f"checkpointing_{'enable' if on else 'disable'}"
+    (getattr(model, f"activation_{name}", None) or getattr(model, f"gradient_{name}"))()  # transformers renamed it
+
+
 def micro_batch_size(lengths, batch_size, processes=1, tokens=TOKENS):
     """Largest number of rows at once that divides a step and whose rows hold at most `tokens` ids on average.
 
@@ -102,7 +108,7 @@ def fit(trainer):
             args.per_device_train_batch_size = trainer._train_batch_size = fewer
         elif not checkpointed:
             checkpointed = True
-            trainer.model.gradient_checkpointing_enable()
+            checkpointing(trainer.model)
         else:
             raise SettingsError("one row and a checkpointed model were expected to fit into the GPU, they do not; lower "
                                 "max_length, or take a smaller model or adapters")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from kit import chat, models, pairs, records, runs, training
+from kit import chat, models, pairs, processes, records, runs, training
 from kit.export import exits
 from kit.params import from_flags
 
@@ -59,6 +59,7 @@ def load_rows(params, tokenizer):
     return kept, [p for p, n in zip(encoded, lengths) if n <= params.max_length]
 
 
+@processes.weigh_by_tokens
 class PairTrainer(DPOTrainer):
     """TRL's DPOTrainer on rows that are ids already; the reference is asked once, before the first step."""
 

@@ -156,9 +156,14 @@ def test_dropout_is_drawn(model):
     assert furthest(learnt(model, batch()), learnt(model, batch())) > 1e-4
 
 
-def test_using_it_twice_is_using_it_once(model):
+def test_it_is_used_once_and_can_be_switched_off(model):
     hooks = len(attention.use(model).model._forward_pre_hooks)
     assert len(attention.use(model).model._forward_pre_hooks) == hooks == 1
+    wanted, ours = separate(copy.deepcopy(model)), learnt(model, batch())
+    model.set_attn_implementation("sdpa")
+    assert furthest(learnt(model, batch()), wanted) < NEAR and learnt(model, batch())[0].shape == ours[0].shape
+    assert len(attention.use(model).model._forward_pre_hooks) == 1
+    assert furthest(learnt(model, batch()), ours) == 0
     clone = copy.deepcopy(model)
     with torch.no_grad():
         clone.model.embed_tokens.weight.add_(1.0)

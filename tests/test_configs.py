@@ -83,6 +83,17 @@ def test_ddp_from_inside_scripts_with_a_file_of_settings(folder, alone):
     check_equal(runs.root() / "ddp-pocket", alone)
 
 
+def test_one_process_where_two_were_asked_for_is_refused(folder):
+    """Without a GPU and a config, `accelerate launch --num_processes=2` starts one process and says nothing."""
+    code = "from kit.processes import join; join(cpu=True)"
+    (folder / "alone.py").write_text(code)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE")}
+    done = subprocess.run([ACCELERATE, "launch", "--num_processes=2", folder / "alone.py"], capture_output=True,
+                          text=True, check=False, timeout=60, env={**clean, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode != 0
+    assert "2 processes must train together, 1 came" in done.stderr and "configs/ddp.yaml" in done.stderr
+
+
 @pytest.fixture(scope="module")
 def split(folder):
     launch.run("sft_chat", 2, strategy="fsdp2", **settings(folder, "fsdp2"))

@@ -39,9 +39,6 @@ class Lesson:
 
     def __init__(self, name, folder):
         script, text = export.script(NOTEBOOKS[name])
-        if name == "dpo" and "weigh_by_tokens" not in text:
-            text = text.replace("class PairTrainer(", "@processes.weigh_by_tokens\nclass PairTrainer(")
-            text = text.replace("from kit import chat, models,", "from kit import chat, models, processes,")
         self.name, self.script = name, folder / script
         self.script.write_text(text)
         spec = importlib.util.spec_from_file_location(name, self.script)

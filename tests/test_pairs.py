@@ -10,6 +10,7 @@ from test_training import PairTrainer, dpo, settings
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from kit import chat, pairs, records, schedules, scoring, training
+from kit.errors import SettingsError
 
 ASKED = [{"role": "user", "content": "every day at nine"}]
 
@@ -169,3 +170,20 @@ def test_the_control_has_the_loss_of_the_sft_term(tmp_path):
         assert abs(one - two) < 1e-5
         assert [row["input_ids"] for row in chosen] == [row["prompt_ids"] + row["chosen_ids"] for row in batch]
         assert [[i for i in row["labels"] if i != -100] for row in chosen] == [row["chosen_ids"] for row in batch]
+
+
+def test_preflight_passes_the_control_and_sees_a_reply_too_many(tmp_path):
+    model, tokenizer = base()
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS[:2]))
+    rows = records.read(file, "preferences")
+    data = pairs.chosen_only(training.dpo_dataset(chat.encode_pairs(tokenizer, rows), 2))
+    config = SFTConfig(**settings(tmp_path / "a", dataset_kwargs={"skip_prepare_dataset": True}))
+    trainer = SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer)
+    assert all(check.passed for check in training.preflight(trainer, tokenizer, rows))
+    columns = data.to_dict()
+    for name in columns:
+        columns[name][0] = columns[name][0] + columns[name][0][-1:]
+    trainer.train_dataset = training.dataset(columns, "one <end> more")
+    with pytest.raises(SettingsError, match="preflight: "):
+        training.preflight(trainer, tokenizer, rows)

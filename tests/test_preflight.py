@@ -224,6 +224,13 @@ def test_a_collator_that_trains_a_pad(pair, tmp_path):
     assert refused(trainer, pair[1], rows) == [BATCH, f"{trained + pads} ids of {trained}"]
 
 
+@pytest.mark.parametrize("kind", ["text", "chat"])
+def test_a_collator_without_padding_trains_all_but_a_first_id(kind, pair, tmp_path):
+    rows, trainer = made(kind, pair, tmp_path)
+    trainer.data_collator = DataCollatorForLanguageModeling(1, padding_free=True)
+    assert all(check.passed for check in training.preflight(trainer, pair[1], rows))
+
+
 def test_a_collator_that_cuts_a_pair(pair, tmp_path):
     """max_length of DPOConfig cuts in the collator: the longer reply would lose its stop token, the shorter keep it."""
     rows, trainer = made("preferences", pair, tmp_path)

@@ -488,3 +488,15 @@ def test_start_from_names_the_notebook(tmp_path, monkeypatch):
 
 def test_ln_2():
     assert training.LN2 == math.log(2) == LN2
+
+
+def test_one_process_uses_one_of_several_gpus(tmp_path, monkeypatch):
+    """With two GPUs and no launcher, transformers counts two and TRL refuses; seen on two H100."""
+    from trl import SFTConfig
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    settings = training.hardware(8, 8)
+    config = SFTConfig(output_dir=str(tmp_path), **settings)
+    config._n_gpu = 2
+    assert config.n_gpu == 1
+    assert config.train_batch_size == 8
