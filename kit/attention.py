@@ -69,7 +69,7 @@ def _pack(backbone, args, kwargs):
                                          "output_attentions")]
     if kwargs.get("use_cache") is not False or args or any(value is not None and value is not False for value in given):
         return None
-    if mask is None or ids is None or mask.shape != ids.shape:
+    if mask is None or ids is None or mask.shape != ids.shape or not _pays(ids.device.type, backbone.dtype):
         return None
     real = mask.flatten().nonzero().flatten()
     if len(real) == mask.numel():
@@ -79,6 +79,15 @@ def _pack(backbone, args, kwargs):
     return args, {**kwargs, "input_ids": ids.flatten()[real][None], "position_ids": places.flatten()[real][None],
                   "attention_mask": _empty(ids.device), "cu_seq_lens_q": ends, "cu_seq_lens_k": ends,
                   "max_length_q": ids.shape[1], "max_length_k": ids.shape[1], "unpack_to": (real, ids.shape)}
+
+
+def _pays(kind, dtype):
+    """Whether packing is faster than padding: float32 documents on a GPU would be a call each."""
+    import torch
+
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    return kind != "cuda" or bool(dtype.itemsize == 2 and _varlen())
 
 
 def _empty(device):

@@ -79,7 +79,7 @@ def hardware(batch_size, micro_batch_size, processes=None):
 
     `batch_size` is examples a step over all processes; it must be a multiple of micro_batch_size x processes.
     Weights stay float32; on a GPU with bf16 units the matrix products run in bfloat16 (autocast). Checkpointing is
-    off: it costs a second forward pass and saves memory that models of this size do not need. Rows are
+    off: it costs a second forward pass, and `speed.fit` turns it on where one row does not fit without. Rows are
     taken in the dataset's order, which `sft_dataset` and `dpo_dataset` have drawn.
     """
     import torch

@@ -189,6 +189,12 @@ def test_what_cannot_be_packed_says_so_and_works(change, told, capsys):
         assert furthest(learnt(model, batch()), plain) == 0
 
 
+@pytest.mark.parametrize("kind,dtype,pays", [("cpu", torch.float32, True), ("cuda", torch.float32, False),
+                                             ("cuda", torch.bfloat16, True)])
+def test_float32_on_a_gpu_stays_padded(kind, dtype, pays):
+    assert attention._pays(kind, dtype) == pays
+
+
 class Kernel:
     """Stands for torch's kernel: notes how it is called and answers by documents."""
 

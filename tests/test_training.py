@@ -21,7 +21,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from kit import chat, records, runs, training
+from kit import attention, chat, records, runs, training
 from kit.errors import DataError, MissingError, SettingsError
 
 LN2 = 0.6931471805599453
@@ -440,6 +440,27 @@ def test_reference_in_memory_precomputed_or_adapter_off(tmp_path):
     off = first_losses(dpo(tmp_path, model, None, tokenizer, training.lora(2, model), **steps))
     for losses in (live, early, off):
         assert len(losses) == 1 and abs(losses[0] - LN2) < 1e-5
+
+
+def test_pairs_packed_are_pairs_padded(tmp_path, monkeypatch):
+    """Policy and reference of TRL's DPOTrainer run packed: the same loss and gradients, in one row of four documents."""
+    rows, found = [], {}
+    by_document = attention._by_document
+    monkeypatch.setattr(attention, "_by_document", lambda *given: rows.append(len(given[3]) - 1) or by_document(*given))
+    for way in (attention.NAME, "sdpa"):
+        (model, tokenizer), (reference, _) = base(), base(seed=9)
+        for each in (model, reference):
+            attention.use(each).set_attn_implementation(way)
+        trainer = dpo(tmp_path, model, reference, tokenizer, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0])
+        batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
+        loss = trainer.compute_loss(model.train(), batch)
+        loss.backward()
+        found[way] = loss.item(), [p.grad.clone() for p in model.parameters()]
+    layers = model.config.num_hidden_layers
+    assert rows == [4] * 2 * layers
+    (ours, gradients), (theirs, others) = found[attention.NAME], found["sdpa"]
+    assert abs(ours - theirs) < 1e-6
+    assert max(float((a - b).abs().max()) for a, b in zip(gradients, others, strict=True)) < 1e-6
 
 
 def test_lora_trains_the_role_rows_and_survives(tied, tmp_path, good):
