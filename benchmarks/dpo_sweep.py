@@ -1,6 +1,9 @@
 """Which DPO settings mend the sampled replies of the chat model without losing accuracy, and what SFT does instead.
 
-python benchmarks/dpo_sweep.py --out DIR [--workers 12] [--seconds 200] [--toy]
+python benchmarks/dpo_sweep.py --out DIR [--workers 12] [--seconds 200] [--chosen SUMMARY [--verdict]] [--model DIR]
+
+With --chosen, the setting of an earlier summary.json is scored on the test questions first, and the table around it
+follows; --verdict stops before the table. --model takes a chat model that is there.
 
 Trains the chat model as lessons 02 and 03 do (float32), pairs as lesson 04 does, and runs `scripts/dpo.py`'s trainer
 over a grid. Everything is chosen on validation.jsonl by a rule that was fixed before the first run: of the settings
@@ -27,10 +30,10 @@ from kit import schedules, scoring
 PROJECT = Path(__file__).parents[1]
 SEEDS, K = (0, 1, 2), 4
 MOST_PAIRS = 768  # what two cores train in the lesson's time
-OWN, OWN_K = 256, 2  # prompts and samples of the own pairs in the mixed sets: what two cores sample in the lesson
-# behaviour: preferences.jsonl. own: the model's replies to all its prompts, rejected ones wrong. own form: or right in
-# a form people rank lower. mixed: own pairs from the first OWN prompts, then rows of the file, MOST_PAIRS in all.
-PAIR_SETS = ("behaviour", "own", "own form", "mixed", "mixed form")
+OWN, OWN_K, MIXED = 480, 2, 256  # prompts and samples of the own pairs: what two cores sample in the lesson
+# behaviour: preferences.jsonl. own: the model's replies to its first OWN prompts, rejected ones wrong. own form: or
+# right in a form people rank lower. mixed form: own form for the first MIXED prompts, then rows of the file.
+PAIR_SETS = ("behaviour", "own", "own form", "mixed form")
 START = {"set": "mixed form", "loss": "sigmoid", "lr": 3e-4, "beta": 0.1, "sft": 1.0, "steps": 24, "batch": 32}
 RATES = (1e-4, 3e-4, 1e-3)
 LENGTH_BETA = {"sigmoid": 1, "sigmoid_norm": 10, "ipo": 10}  # these two divide the margin by about ten ids
@@ -53,14 +56,15 @@ def lesson(name):
 class Bench:
     """The chat model and its pairs, on the device of this process."""
 
-    def __init__(self, out, toy):
+    def __init__(self, out, toy, model=None, samples=K):
         import torch
 
         from kit import attention, models
 
         models.compute_dtype = lambda where=None: torch.float32  # the lessons run in float32 on a CPU
         attention.use = lambda model: model  # on a GPU, packed float32 rows are a call each
-        self.out, self.toy, self.dpo = out, toy, lesson("dpo")
+        self.out, self.toy, self.dpo, self.model, self.samples = out, toy, lesson("dpo"), model, samples
+        self.size = 1024 if torch.cuda.is_available() else 64
         self.base = self.pairs = None
 
     def run(self, seed):
@@ -71,10 +75,10 @@ class Bench:
 
     def prepare(self):
         """Chat model as lessons 01 to 03 make it, into DIR/model, and its own pairs, into DIR/pairs-SET-SEED.jsonl."""
-        from kit import pairs, records
+        from kit import models, pairs, records
 
-        model = None
-        for name in ("sft_completion", "sft_chat"):
+        model, tokenizer = models.load(self.model) if self.model else (None, None)
+        for name in () if self.model else ("sft_completion", "sft_chat"):
             module = lesson(name)
             params = replace(module.Params(), start="", **({"epochs": 0.02} if self.toy else {}))
             if model is None:
@@ -87,12 +91,11 @@ class Bench:
         rows = list(records.read(records.find("data_samples/preferences.jsonl"), "preferences"))
         rows = rows[: 40 if self.toy else None]
         for seed in SEEDS[: 1 if self.toy else None]:
-            samples = pairs.sample(model, tokenizer, rows, K, seed=seed, batch_size=64 if self.toy else 1500)
-            made = {"own": pairs.own(rows, samples, schedules), "own form": pairs.own(rows, samples, schedules, True)}
-            few = [texts[:OWN_K] for texts in samples[:OWN]]
-            rest = rows[OWN:MOST_PAIRS]
-            made |= {"behaviour": rows, "mixed": pairs.own(rows[:OWN], few, schedules) + rest,
-                     "mixed form": pairs.own(rows[:OWN], few, schedules, True) + rest}
+            asked = rows[:OWN]
+            samples = pairs.sample(model, tokenizer, asked, OWN_K, seed=seed, batch_size=self.size)
+            mixed = pairs.own(rows[:MIXED], samples[:MIXED], schedules, True) + rows[MIXED:MOST_PAIRS]
+            made = {"own": pairs.own(asked, samples, schedules), "behaviour": rows, "mixed form": mixed,
+                    "own form": pairs.own(asked, samples, schedules, True)}
             for name, found in made.items():
                 self.file(name, seed).write_text("".join(json.dumps(row) + "\n" for row in found))
         return {"pairs": {name: len(found) for name, found in made.items()}, "device": str(model.device)}
@@ -140,17 +143,16 @@ class Bench:
 
     def score(self, model, name, seed):
         """Per question: greedy right, valid and preferred, and the rates of K samples right and preferred."""
-        questions, size = self.questions[name], 64 if self.toy else 1024
+        questions, size = self.questions[name], self.size
         asked = [q for q in questions if q.group != "by hand"]
         greedy = scoring.evaluate(model, self.tokenizer, questions, schedules, batch_size=size)
-        many = scoring.evaluate(model, self.tokenizer, [q for q in asked for _ in range(K)], schedules,
+        many = scoring.evaluate(model, self.tokenizer, [q for q in asked for _ in range(self.samples)], schedules,
                                 batch_size=size, temperature=1.0, seed=1000 + seed)
-        rate = [sum(many.liked[at : at + K]) / K for at in range(0, len(many.liked), K)]
-        right = [v.correct for v in many.verdicts]
+        right, k = [v.correct for v in many.verdicts], self.samples
         return {"groups": [q.group for q in questions], "right": [int(v.correct) for v in greedy.verdicts],
                 "valid": [int(v.valid) for v in greedy.verdicts], "liked": [int(x) for x in greedy.liked],
-                "sampled liked": rate,
-                "sampled right": [sum(right[at : at + K]) / K for at in range(0, len(right), K)]}
+                "sampled liked": [sum(many.liked[at : at + k]) / k for at in range(0, len(right), k)],
+                "sampled right": [sum(right[at : at + k]) / k for at in range(0, len(right), k)]}
 
     def do(self, job):
         if job["do"] == "prepare":
@@ -160,11 +162,11 @@ class Bench:
         return {**told, "scores": self.score(model, job["on"], job["seed"])}
 
 
-def work(out, toy):
+def work(*options):
     """Serve jobs; what libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    bench = Bench(out, toy)
+    bench = Bench(*options)
     import trl  # noqa: F401  seconds of import, done while another worker prepares
 
     for line in sys.stdin:
@@ -183,8 +185,8 @@ def work(out, toy):
 class Workers:
     """`count` worker processes; each result is appended to DIR/results.jsonl as it comes."""
 
-    def __init__(self, count, out, toy, until):
-        command = [sys.executable, __file__, "--worker", "--out", str(out), *["--toy"] * toy]
+    def __init__(self, count, out, until):
+        command = [sys.executable, *sys.argv, "--worker"]
         self.log, self.until, self.begun = open(out / "workers.log", "w"), until, time.monotonic()
         self.all = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
                     for _ in range(count)]
@@ -282,27 +284,28 @@ def coarse():
     made += [{**START, "lr": lr, key: value} for lr in RATES[:2]
              for key, values in (("beta", (0.03, 0.3, 1.0)), ("sft", (0.0, 0.3, 3.0))) for value in values]
     made += [{**START, "batch": 16, "steps": steps, "lr": lr} for steps in (24, 48) for lr in RATES[:2]]
-    made += [{**START, "set": name, "lr": 1e-4, "sft": sft, "beta": beta} for name in ("behaviour", "mixed")
+    made += [{**START, "set": name, "lr": 1e-4, "sft": sft, "beta": beta} for name in ("behaviour", "own form")
              for sft in (0.3, 1.0) for beta in (0.03, 0.3)]
     return made
 
 
 def around(setting):
     """`setting` with one thing changed at a time, and the SFT control at three rates."""
-    made = [{**setting, "lr": setting["lr"] * x} for x in (1 / 3, 3)]
-    made += [{**setting, "beta": setting["beta"] * x} for x in (1 / 3, 3)]
-    made += [{**setting, "sft": x} for x in (0.0, 0.3, 1.0, 3.0) if x != setting["sft"]]
+    made = [{**setting, "set": name} for name in PAIR_SETS if name != setting["set"]]
     made += [{**setting, "steps": x} for x in (8, 16, 24, 47) if x != setting["steps"]]
+    made += [PLAIN]
+    made += [{**setting, "lr": round(setting["lr"] * x, 9)} for x in (1 / 3, 3)]
+    made += [{**setting, "beta": round(setting["beta"] * x, 9)} for x in (1 / 3, 3)]
+    made += [{**setting, "sft": x} for x in (0.0, 0.3, 1.0, 3.0) if x != setting["sft"]]
     made += [{**setting, "batch": 16, "steps": steps} for steps in (setting["steps"], 2 * setting["steps"])]
     scale = LENGTH_BETA[setting["loss"]]
     made += [{**setting, "loss": loss, "beta": setting["beta"] / scale * x}
              for loss, x in LENGTH_BETA.items() if loss != setting["loss"]]
-    made += [{**setting, "set": name} for name in PAIR_SETS if name != setting["set"]]
     return made + [{**setting, "loss": "sft", "lr": lr} for lr in dict.fromkeys((setting["lr"], *RATES))]
 
 
-def sweep(workers, begun, seconds, toy):
-    """All phases; returns what summary.json holds."""
+def sweep(workers, begun, seconds, toy, chosen=None, table_too=True):
+    """All phases; returns what summary.json holds. With `chosen`, its verdict comes first."""
     at = lambda share: begun + share * seconds  # noqa: E731
     table = {}
 
@@ -326,18 +329,20 @@ def sweep(workers, begun, seconds, toy):
     prepared, = workers.map([{"do": "prepare"}], at(0.6))
     if prepared is None:
         raise SystemExit("the chat model could not be made; see workers.log")
-    measure(coarse()[:cut], SEEDS[:1], at(0.6))
-    ranked = sorted(rows(1), key=lambda r: (admissible(r["told"]), r["told"]["preferred, sampled"][0]), reverse=True)
-    measure([r["setting"] for r in ranked[: 8 if not toy else 1]], SEEDS, at(0.7))
-    chosen = best(rows(3) or rows(1))
-    measure(around(chosen)[:cut], SEEDS, at(0.87))
-    chosen = best(rows(3) or rows(1))
-    controls = [{**chosen, "loss": "sft", "lr": lr} for lr in dict.fromkeys((chosen["lr"], *RATES))]
-    measure(controls[:cut], SEEDS, at(0.9))
-    told = [r for r in table.values() if r["setting"]["loss"] == "sft" and r["seeds"] == 3]
-    final = [chosen, {**chosen, "loss": "sft"}, *([best(told)] if told else []), PLAIN]
-    unique = [json.loads(text) for text in dict.fromkeys(json.dumps(s, sort_keys=True) for s in final)]
-    starts = {"validation": measure([], SEEDS, at(1.0)), "test": measure(unique, SEEDS, at(1.0), on="test")}
+    if chosen is None:
+        measure(coarse()[:cut], SEEDS[:1], at(0.6))
+        ranked = sorted(rows(1), key=lambda r: (admissible(r["told"]), r["told"]["preferred, sampled"][0]), reverse=True)
+        measure([r["setting"] for r in ranked[: 8 if not toy else 1]], SEEDS, at(0.7))
+        chosen = best(rows(3) or rows(1))
+        measure(around(chosen)[:cut], SEEDS, at(0.8))
+        chosen = best(rows(3) or rows(1))
+    unique = [chosen, {**chosen, "loss": "sft"}]
+    starts = {"test": measure(unique, SEEDS, at(1.0), on="test")}
+    if table_too:
+        starts["validation"] = measure([chosen], SEEDS, at(1.0))
+        tried = around(chosen)[:cut]
+        for first in range(0, len(tried), 4):  # where time runs out, those before are complete
+            measure(tried[first : first + 4], SEEDS, at(0.97))
     for row in table.values():
         row["name"] = named(row["setting"], chosen)
     return {"chosen": chosen, "prepared": prepared, "table": list(table.values()),
@@ -403,16 +408,21 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=200)
+    parser.add_argument("--chosen", type=Path, help="summary.json of an earlier run")
+    parser.add_argument("--verdict", action="store_true", help="with --chosen, the test questions only")
+    parser.add_argument("--model", help="chat model instead of training one")
+    parser.add_argument("--samples", type=int, default=K, help="sampled replies a question")
     parser.add_argument("--toy", action="store_true", help="few rows, steps and settings, to see that it runs")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.worker:
-        return work(given.out, given.toy)
+        return work(given.out, given.toy, given.model, given.samples)
     begun = time.monotonic()
-    workers = Workers(given.workers, given.out, given.toy, begun + given.seconds)
+    workers = Workers(given.workers, given.out, begun + given.seconds)
+    chosen = json.loads(given.chosen.read_text())["chosen"] if given.chosen else None
     try:
-        summary = sweep(workers, begun, given.seconds, given.toy)
+        summary = sweep(workers, begun, given.seconds, given.toy, chosen, not given.verdict)
     finally:
         workers.close()
     errors = [r for r in workers.done.values() if "error" in r]

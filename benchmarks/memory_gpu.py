@@ -8,6 +8,7 @@ without one, toy shapes are trained on the CPU and the peak is what torch's allo
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -49,30 +51,31 @@ TOY = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "nu
        "intermediate_size": 384, "vocab_size": 3000}
 
 
-class Encoded:
-    """A row as kit.chat makes it."""
-
-    def __init__(self, input_ids, prompt):
-        self.input_ids, self.labels = input_ids, [-100] * prompt + input_ids[prompt:]
-
-
 def rows(setting, vocab):
-    """Random rows: all of `length`, or from half of it on when padded; the trained share stands at the end."""
+    """(ids, length of the prompt) of random rows; each micro batch has the same lengths, so each step the same peak.
+
+    All rows have `length` ids, or when padded the first of a micro batch has and the others have half of it or more.
+    """
     draw = random.Random(0)
-    for i in range(STEPS * setting.micro_batch_size * setting.accumulation):
-        length = setting.length if not setting.padded or i % setting.micro_batch_size == 0 \
-            else draw.randint(setting.length // 2, setting.length)
+    lengths = [setting.length if not setting.padded or i == 0 else draw.randint(setting.length // 2, setting.length)
+               for i in range(setting.micro_batch_size)]
+    for length in lengths * (STEPS * setting.accumulation):
         yield [draw.randrange(5, vocab) for _ in range(length)], round(length * (1 - setting.trained))
 
 
 def dataset(setting, vocab):
+    """Columns as training.sft_dataset and training.dpo_dataset make them, in the order of `rows`."""
     from kit import training
 
-    made, size = list(rows(setting, vocab)), setting.micro_batch_size * setting.accumulation
+    made = list(rows(setting, vocab))
     if setting.kind == "sft":
-        return training.sft_dataset([Encoded(*row) for row in made], size)
-    return training.dpo_dataset([{"prompt_ids": ids[: max(prompt, 1)], "chosen_ids": ids[max(prompt, 1):],
-                                  "rejected_ids": ids[max(prompt, 1):][::-1]} for ids, prompt in made], size)
+        columns = {"input_ids": [ids for ids, _ in made],
+                   "labels": [[-100] * prompt + ids[prompt:] for ids, prompt in made]}
+    else:
+        replies = [ids[max(prompt, 1):] for ids, prompt in made]
+        columns = {"prompt_ids": [ids[: max(prompt, 1)] for ids, prompt in made], "chosen_ids": replies,
+                   "rejected_ids": [ids[::-1] for ids in replies]}
+    return training.dataset(columns, f"{setting}")
 
 
 def trainer(setting, config, folder, packed=False):
@@ -144,10 +147,9 @@ class Phases:
 
 
 def as_packed(setting, vocab):
-    """The setting that a padded one is when each batch runs as one row of its real ids: the largest batch counts."""
-    lengths, rows = list(map(len, dataset(setting, vocab)["input_ids"])), setting.micro_batch_size
-    most = max(sum(lengths[at : at + rows]) for at in range(0, len(lengths), rows))
-    return memory.replace(setting, micro_batch_size=1, length=most, padded=False)
+    """The setting that a padded one is when each batch runs as one row of its real ids."""
+    ids = sum(len(row) for row, _ in itertools.islice(rows(setting, vocab), setting.micro_batch_size))
+    return replace(setting, micro_batch_size=1, length=ids, padded=False)
 
 
 def measure(setting, config, packed=False):
@@ -156,14 +158,21 @@ def measure(setting, config, packed=False):
 
     with tempfile.TemporaryDirectory() as folder:
         if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
+            left = torch.cuda.memory_allocated()  # of an earlier setting: cuBLAS keeps its workspaces
+            torch.cuda.reset_peak_memory_stats()
             built = trainer(setting, config, folder, packed)
             phases = Phases(built)
             built.train()
-            return phases.peaks
+            return phases.peaks | {"left": left}
+        from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.profiler import ProfilerActivity, profile
 
+        # On a GPU, float32 with grouped heads has the math kernel only; on a CPU it would have a fused one.
+        kernels = [SDPBackend.MATH] if setting.precision == "fp32" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
         gc.collect()  # what an earlier training left would be taken off
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        with sdpa_kernel(kernels), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             built = trainer(setting, config, folder, packed)
             phases = Phases(built)
             built.train()
@@ -179,26 +188,32 @@ def measure(setting, config, packed=False):
     return phases.peaks
 
 
-def child(name):
-    """Train one setting and print its row."""
+def child(names):
+    """Train settings one after the other and print a row for each; one that fails says why and the next one goes on."""
     import torch
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    shape, changes = SETTINGS[name]
-    packed = changes.pop("packed", False)
-    config, setting = planner.SHAPES[shape], memory.Training(**changes)
     gpu = torch.cuda.is_available()
-    if not gpu:
-        config, setting = toy(config, setting)
-    plan = memory.plan(config, as_packed(setting, config["vocab_size"]) if packed else setting)
-    peaks = measure(setting, config, packed)
-    peak = max(peaks.values())
-    print(json.dumps({
-        "setting": name, "model": shape, **changes, "predicted": plan.peak, "measured": peak,
-        "error": round(plan.peak / peak - 1, 4), "moment": plan.moment, "terms": plan.terms, "phases": peaks,
-        "moments": {key: sum(terms.values()) for key, terms in plan.moments.items()},
-        "device": torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU, toy shapes",
-        "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}))
+    for name in names:
+        shape, changes = SETTINGS[name]
+        config, setting = planner.SHAPES[shape], memory.Training(**{k: v for k, v in changes.items() if k != "packed"})
+        packed = "packed" in changes
+        if not gpu:
+            config, setting = toy(config, setting)
+        plan = memory.plan(config, as_packed(setting, config["vocab_size"]) if packed else setting)
+        try:
+            peaks = measure(setting, config, packed)
+        except Exception as error:  # noqa: BLE001  the other settings are still worth their time
+            print(f"{name} failed: {error!r}"[:2000], flush=True)
+            continue
+        left = peaks.pop("left", 0)
+        peak = max(peaks.values())
+        print(json.dumps({
+            "setting": name, "model": shape, **changes, "predicted": plan.peak, "measured": peak,
+            "error": round(plan.peak / peak - 1, 4), "moment": plan.moment, "terms": plan.terms, "phases": peaks,
+            "moments": {key: sum(terms.values()) for key, terms in plan.moments.items()}, "left": left,
+            "device": torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU, toy shapes",
+            "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}), flush=True)
 
 
 def toy(config, setting):
@@ -214,7 +229,7 @@ def toy(config, setting):
     # On a GPU, Triton and cuBLAS do this in registers; in torch, it takes copies of the tile. The losses are void.
     for inner in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
         setattr(chunked_logprob, inner, lambda *args, **kwargs: None)
-    return config | TOY, memory.replace(setting, length=setting.length // 8,
+    return config | TOY, replace(setting, length=setting.length // 8,
                                         micro_batch_size=max(setting.micro_batch_size // 4, 1))
 
 
@@ -229,40 +244,30 @@ def table(rows):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--jobs", type=int, default=3, help="settings at the same time; each counts its own bytes")
+    parser.add_argument("--jobs", type=int, default=3, help="processes; each counts its own bytes")
     parser.add_argument("--limit", type=float, default=150, help="seconds for all of them")
     parser.add_argument("--only", default="", help="settings whose name holds this text")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "memory_gpu.jsonl")
-    parser.add_argument("--setting", help="train this one here and print its row")
+    parser.add_argument("--settings", nargs="*", help="train these here and print a row for each")
     options = parser.parse_args()
-    if options.setting:
-        return child(options.setting)
+    if options.settings:
+        return child(options.settings)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text("")
-    waiting, running, rows = [name for name in SETTINGS if options.only in name], {}, []
-    until = time.monotonic() + options.limit
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            name = waiting.pop(0)
-            running[name] = subprocess.Popen([sys.executable, __file__, "--setting", name], text=True,
-                                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for name in [name for name, process in running.items() if process.poll() is not None]:
-            text = running.pop(name).stdout.read()
-            try:
-                rows.append(json.loads(text.strip().splitlines()[-1]))
-            except (ValueError, IndexError):
-                print(f"{name} failed:\n{text[-2000:]}", file=sys.stderr)
-                continue
-            with open(options.out, "a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-        if time.monotonic() > until:
-            print(f"{options.limit:.0f} s are over; left out: {', '.join([*waiting, *running])}", file=sys.stderr)
-            waiting = []
-            for process in running.values():
-                process.kill()
-            break
-        time.sleep(0.1)
-    print(table(sorted(rows, key=lambda row: list(SETTINGS).index(row["setting"]))))
+    names, until, texts = [name for name in SETTINGS if options.only in name], time.monotonic() + options.limit, []
+    running = [subprocess.Popen([sys.executable, __file__, "--settings", *names[i :: options.jobs]], text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for i in range(options.jobs)]
+    for process in running:
+        try:
+            texts.append(process.communicate(timeout=max(until - time.monotonic(), 0.1))[0])
+        except subprocess.TimeoutExpired:
+            process.kill()
+            texts.append(process.communicate()[0])
+    lines = [line for text in texts for line in text.splitlines()]
+    rows = [json.loads(line) for line in lines if line.startswith('{"setting"')]
+    rows.sort(key=lambda row: list(SETTINGS).index(row["setting"]))
+    options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print("\n".join(line for line in lines if " failed: " in line))
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""GPU memory of training, computed from a model's config: terms, peak, and settings that would fit.
+"""GPU memory of training, computed from a model's config: its terms at each moment that may be the peak.
 
 All sizes are bytes. h hidden size, A = heads x head size, K = key-value heads x head size, f width of the gated MLP,
 V vocabulary, T ids at once (rows x length, and two rows for a DPO pair), N of them in the loss, P parameters.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from kit.errors import SettingsError
@@ -90,12 +90,9 @@ class Training:
     processes: int = 1
 
     @property
-    def rows(self):
-        return self.micro_batch_size * (2 if self.kind == "dpo" else 1)
-
-    @property
     def ids(self):
-        return self.rows * self.length
+        """T: a DPO pair is two rows."""
+        return self.micro_batch_size * self.length * (2 if self.kind == "dpo" else 1)
 
 
 @dataclass(frozen=True)
@@ -138,6 +135,8 @@ def layer_activations(s, t):
         token += 2 * r * s.hidden + (c * (A + K) if s.normed else 0)
     if t.padded:  # with a mask, SDPA takes keys and values for every head, and casts the mask
         token += 2 * c * (A - K) + c * t.length
+    elif c == 4 and A > K:  # CUDA's fused kernels take grouped heads in 2 bytes only, the math kernel keeps its scores
+        token += 2 * c * (A - K) + 4 * s.heads * (t.length - 1)
     return token * t.ids
 
 
