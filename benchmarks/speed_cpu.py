@@ -54,8 +54,8 @@ def table(found):
               f"loss {loss[way]:.6f}")
     for run in found["runs"]:
         if "matmul_tflops" in run:
-            print(f"ceilings: {run['matmul_tflops']} TFLOP/s, {run['copy_tb_per_s']} TB/s on {found['hardware']['cores']} "
-                  f"cores of {found['hardware']['cpu']}")
+            print(f"ceilings of one processor: {run['matmul_tflops']} TFLOP/s, {run['copy_tb_per_s']} TB/s "
+                  f"({found['hardware']['cores']} cores of {found['hardware']['cpu']})")
 
 
 def main():
