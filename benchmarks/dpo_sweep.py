@@ -331,7 +331,8 @@ def sweep(workers, begun, seconds, toy, chosen=None, table_too=True):
         raise SystemExit("the chat model could not be made; see workers.log")
     if chosen is None:
         measure(coarse()[:cut], SEEDS[:1], at(0.6))
-        ranked = sorted(rows(1), key=lambda r: (admissible(r["told"]), r["told"]["preferred, sampled"][0]), reverse=True)
+        ranked = sorted(rows(1), reverse=True,
+                        key=lambda r: (admissible(r["told"]), r["told"]["preferred, sampled"][0]))
         measure([r["setting"] for r in ranked[: 8 if not toy else 1]], SEEDS, at(0.7))
         chosen = best(rows(3) or rows(1))
         measure(around(chosen)[:cut], SEEDS, at(0.8))
