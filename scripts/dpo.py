@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from kit import chat, models, pairs, processes, records, runs, training
+from kit import chat, models, pairs, processes, records, runs, schedules, scoring, training
 from kit.export import exits
 from kit.params import from_flags
 
@@ -51,8 +51,10 @@ def load_start(params):
 
 
 def load_rows(params, tokenizer):
-    """Pairs that fit, and their ids; a pair over max_length is rejected, never cut."""
+    """Pairs that fit and ask no test question, and their ids; a pair over max_length is rejected, never cut."""
     rows = records.read(records.find(params.data), "preferences", on_bad=params.on_bad)
+    questions = scoring.read_questions(schedules, params.test, params.by_hand)
+    rows = records.split_leaked(rows, [{"messages": q.messages} for q in questions], params.on_bad)
     encoded = chat.encode_pairs(tokenizer, rows)
     lengths = [len(p["prompt_ids"]) + max(len(p["chosen_ids"]), len(p["rejected_ids"])) for p in encoded]
     kept = records.split_too_long(rows, lengths, params.max_length)
@@ -102,7 +104,7 @@ def train(params, run):
     rows, encoded = load_rows(params, tokenizer)
     trainer = make_trainer(params, run, policy, reference, tokenizer, encoded)
     checks = training.preflight(trainer, tokenizer, rows)
-    run.add(**training.row_counts(rows))
+    training.report_rows(run, rows)
     run.train(trainer, tokenizer)
     return checks
 
