@@ -14,7 +14,9 @@ import time
 import pytest
 import tiny
 import torch
+import trl.trainer.utils as trl_utils
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
+from trl.kernels import chunked_logprob
 
 from kit import checkpoints, fits, identity, memory, runs
 from kit.errors import CheckpointError, DivergedError, KitError, MissingError, SettingsError
@@ -33,10 +35,14 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
+def as_forked():
+    """Train to the bit as the forked processes do: one thread, TRL's own head, whatever other test files left."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the forked processes: sums of floats depend on the number of threads
-    yield
+    torch.set_num_threads(1)  # sums of floats depend on the number of threads
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trl_utils, "_use_triton", chunked_logprob._use_triton)
+        patch.setattr(trl_utils, "_ChunkedLogProbFunction", chunked_logprob.ChunkedLogProbFunction)
+        yield
     torch.set_num_threads(threads)
 
 
@@ -135,7 +141,7 @@ def test_interrupted_and_resumed_is_the_same_run(case):
 
 
 @pytest.fixture(scope="module")
-def stopped(one_thread, tmp_path_factory):
+def stopped(as_forked, tmp_path_factory):
     """A run stopped after step 4 with checkpoints 2 and 4; tests copy it."""
     root = tmp_path_factory.mktemp("stopped") / "runs"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(runs.Stopped):
@@ -145,7 +151,7 @@ def stopped(one_thread, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(one_thread, tmp_path_factory):
+def whole(as_forked, tmp_path_factory):
     """The outcome of the default run without any stop."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KIT_RUNS", str(tmp_path_factory.mktemp("whole") / "runs"))
