@@ -24,8 +24,8 @@ def options(tmp_path, **more):
         for name in ("chat", "completion"):
             text = "".join(f"{folder}{n} {'a word ' * (20 if name == 'chat' else 8)}\n" for n in range(rows))
             (tmp_path / folder / f"{name}.jsonl").write_text(text)
-    given = {"data": [tmp_path / "a", tmp_path / "b"], "out": tmp_path, "seconds": 420.0, "chat_rows": 0, "follow_ups": 0.0,
-             "batch_size": 256, "learning_rate": 1e-3, "dpo_learning_rate": 1e-5}
+    given = {"data": [tmp_path / "a", tmp_path / "b"], "out": tmp_path, "seconds": 420.0, "chat_rows": 0,
+             "follow_ups": 0.0, "batch_size": 256, "learning_rate": 1e-3, "dpo_learning_rate": 1e-5}
     return argparse.Namespace(**{**given, **more})
 
 
