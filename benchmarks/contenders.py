@@ -197,8 +197,8 @@ def sft_trainer(spec, folder, data, batch):
             policy.set_attn_implementation("flex_attention")
         config = SFTConfig(**given, max_length=spec["cap"], packing=True, gradient_checkpointing=False,
                            use_liger_kernel=cuda(), bf16=cuda(), use_cpu=not cuda(),
-                           per_device_train_batch_size=max(1, min(spec["ids"], batch * sum(spec["lengths"]) //
-                                                                  len(spec["lengths"])) // spec["cap"]))
+                           per_device_train_batch_size=max(1, min(spec["ids"], spec.get("most", spec["ids"]), batch * sum(
+                               spec["lengths"]) // len(spec["lengths"])) // spec["cap"]))
         data = data.remove_columns([c for c in data.column_names if c not in ("input_ids", "labels")])
     else:
         policy = model(shape, torch.bfloat16 if lora else torch.float32)

@@ -20,6 +20,7 @@ KINDS = {  # the first pattern that a kernel's name matches
 OWNERS = ("ChunkedLogProbFunction", "ChunkedLogProbFunctionBackward", "Optimizer.step", "torch_attn::_varlen_attn",
           "aten::_foreach_norm", "aten::mm", "aten::to", "DataLoader", "cudaMalloc", "cudaFree", "Synchronize",
           "cudaLaunchKernel", "cuLaunchKernel")
+RANGES = ("Optimizer.", "ProfilerStep", "enumerate(DataLoader", "## ", "Torch-Compiled")
 LONG = 1e-3  # seconds without a kernel that are more than the gap between two launches
 
 
@@ -66,18 +67,64 @@ class Window(TrainerCallback):
             self.seen.start()
         if state.global_step == self.last:
             self.seen.stop()
-        control.should_training_stop = state.global_step >= self.last
+        control.should_training_stop = state.global_step >= self.last  # whatever the clock says
+
+
+class Phases(TrainerCallback):
+    """Milliseconds of a step's parts over `count` steps after `first`, each waited for: [on the CPU, until the GPU ends].
+
+    A part that the CPU leaves no earlier than the GPU has gaps between its kernels, or waits inside.
+    """
+
+    def __init__(self, trainer, first, count):
+        self.on, self.first, self.count, self.spent = False, first, count, {}
+        for owner, name in ((trainer, "get_batch_samples"), (trainer, "compute_loss"), (trainer.accelerator, "backward"),
+                            (trainer.accelerator, "clip_grad_norm_")):
+            setattr(owner, name, self.timed(getattr(owner, name), name))
+        trainer.add_callback(self)
+
+    def timed(self, call, name):
+        def inner(*args, **kwargs):
+            self.begin()
+            found = call(*args, **kwargs)
+            self.end(name)
+            return found
+
+        return inner
+
+    def begin(self):
+        if self.on:
+            sync()
+            self.begun = time.perf_counter()
+
+    def end(self, name):
+        if self.on:
+            cpu = time.perf_counter() - self.begun
+            sync()
+            both = (cpu, time.perf_counter() - self.begun)
+            self.spent[name] = [round(a + 1e3 * b / self.count, 2) for a, b in
+                                zip(self.spent.get(name, (0, 0)), both, strict=True)]
+
+    def on_pre_optimizer_step(self, *args, **kwargs):
+        self.begin()
+
+    def on_optimizer_step(self, *args, **kwargs):
+        self.end("optimizer.step")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.on = self.first <= state.global_step < self.first + self.count
 
 
 def of_trainer(trainer, clock, count=2):
-    """Profile of `count` steps after those that `clock` times without a profiler."""
-    window = Window(clock.warm + clock.spec["steps"], count)
+    """Phases, and then a profile, of `count` steps each, after those that `clock` times without either."""
+    first = clock.warm + clock.spec["steps"]
+    phases, window = Phases(trainer, first, count), Window(first + count, count)
     trainer.add_callback(window)
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.train()
-    clock.steps = clock.steps[: window.first]
+    clock.steps = clock.steps[:first]
     timed = clock.result()
-    return {**timed, "rows_at_once": trainer.args.per_device_train_batch_size,
+    return {**timed, "rows_at_once": trainer.args.per_device_train_batch_size, "phases_ms": phases.spent,
             **summary(window.seen, count, 1 / timed["steps_per_s"], timed["step_ids"])}
 
 
@@ -106,7 +153,7 @@ def summary(seen, steps, wall, ids):
     kernels = [(e.time_range.start / 1e6, e.time_range.end / 1e6, e.name) for e in seen.events()
                if str(e.device_type).endswith(where)]
     if cuda():  # a range of the CPU is drawn on the GPU as well
-        kernels = [k for k in kernels if not k[2].startswith(("Optimizer.", "ProfilerStep", "enumerate(DataLoader"))]
+        kernels = [k for k in kernels if not k[2].startswith(RANGES)]
     kinds, top = {}, {}
     for start, stop, name in kernels:
         kinds[kind_of(name)] = kinds.get(kind_of(name), 0.0) + stop - start
