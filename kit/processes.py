@@ -16,6 +16,8 @@ from pathlib import Path
 from kit import checkpoints
 from kit.errors import DivergedError, KitError, SettingsError
 
+# Else torch.cuda.is_available() starts CUDA's driver, and no fork of a kernel that has called it can use CUDA.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 TIMEOUT = 600  # seconds a process waits for another one; KIT_TIMEOUT sets others
 DISK_SECONDS = 30  # until a folder made on one host must show on another
 LOST = re.compile(r"gloo|NCCL|TCPStore|peer|Timed out|recvBytes|DistBackendError", re.IGNORECASE)
