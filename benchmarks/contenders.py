@@ -27,6 +27,7 @@ from tokenizers.models import WordLevel  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config  # noqa: E402
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
 
+import profiles  # noqa: E402
 from kit import attention, models, speed, training  # noqa: E402
 
 LLAMA = {"rope_theta": 100_000.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -105,25 +106,19 @@ class Clock(transformers.TrainerCallback):
     """Real ids and seconds of each step; stops after `warm` steps and the wanted ones, or the wanted seconds."""
 
     def __init__(self, trainer, spec):
-        self.spec, self.warm, self.counts, self.steps, self.first = spec, spec["warm"], [], [], None
-        collate, samples = trainer.data_collator, trainer.get_batch_samples
-
-        def counted(examples):
-            self.counts.append(sum(len(v) for e in examples for k, v in e.items() if k in
-                                   ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids")))
-            return collate(examples)
+        self.spec, self.warm, self.steps, self.first, samples = spec, spec["warm"], [], None, trainer.get_batch_samples
 
         def taken(*given):
             batches = samples(*given)
-            self.now, self.counts = sum(self.counts[: len(batches[0])]), self.counts[len(batches[0]) :]
+            self.now = sum(map(real_ids, batches[0]))
             return batches
 
-        trainer.data_collator, trainer.get_batch_samples = counted, taken
+        trainer.get_batch_samples = taken
         trainer.add_callback(self)
 
     def on_step_end(self, args, state, control, **kwargs):
         sync()
-        self.steps.append((time.perf_counter(), time.process_time(), self.now))
+        self.steps.append((time.perf_counter(), time.process_time(), float(self.now), *allocations()))
         self.first = self.first or self.steps[0][0]
         control.should_training_stop |= done(self.steps, self.spec)
 
@@ -131,7 +126,22 @@ class Clock(transformers.TrainerCallback):
         begin, *timed = self.steps[self.warm - 1 :]
         wall, processor, ids = timed[-1][0] - begin[0], timed[-1][1] - begin[1], sum(step[2] for step in timed)
         return {"ids_per_s": round(ids / wall, 1), "ids_per_processor_s": round(ids / processor, 1),
-                "steps_per_s": len(timed) / wall, "steps": len(timed), "step_ids": round(ids / len(timed))}
+                "steps_per_s": len(timed) / wall, "steps": len(timed), "step_ids": round(ids / len(timed)),
+                "device_allocations": timed[-1][3] - begin[3], "allocation_retries": timed[-1][4] - begin[4]}
+
+
+def real_ids(batch):
+    """Ids of a batch without padding, the prompt of a pair once; stays on the GPU."""
+    mask = batch.get("attention_mask")
+    if mask is None:  # TRL has packed it
+        return batch["input_ids"].numel()
+    return (mask.sum() + batch.get("completion_mask", mask).sum()) / 2
+
+
+def allocations():
+    """How often torch asked the driver for memory, and how often it gave back all it had kept to ask again."""
+    found = torch.cuda.memory_stats() if cuda() else {}
+    return found.get("num_device_alloc", 0), found.get("num_alloc_retries", 0)
 
 
 def done(steps, spec):
@@ -165,6 +175,12 @@ def common(folder, warm):
             "learning_rate": 1e-6, "max_steps": 1000}
 
 
+def ours(way):
+    """What a lesson's run adds to the settings of the hardware, and data workers where the way asks for them."""
+    workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True} if "workers" in way else {}
+    return {"logging_steps": 1, "logging_nan_inf_filter": False, **workers}
+
+
 def sft_trainer(spec, folder, data, batch):
     """SFTTrainer of one contender. `batch`: rows a step of ours; TRL's defaults keep their own."""
     way, shape, lora = spec["way"], spec["shape"], None
@@ -181,8 +197,8 @@ def sft_trainer(spec, folder, data, batch):
             policy.set_attn_implementation("flex_attention")
         config = SFTConfig(**given, max_length=spec["cap"], packing=True, gradient_checkpointing=False,
                            use_liger_kernel=cuda(), bf16=cuda(), use_cpu=not cuda(),
-                           per_device_train_batch_size=max(1, min(spec["ids"], batch * sum(spec["lengths"]) //
-                                                                  len(spec["lengths"])) // spec["cap"]))
+                           per_device_train_batch_size=max(1, min(spec["ids"], spec.get("most", spec["ids"]), batch * sum(
+                               spec["lengths"]) // len(spec["lengths"])) // spec["cap"]))
         data = data.remove_columns([c for c in data.column_names if c not in ("input_ids", "labels")])
     else:
         policy = model(shape, torch.bfloat16 if lora else torch.float32)
@@ -195,7 +211,7 @@ def sft_trainer(spec, folder, data, batch):
             faster(policy, way)
         micro = batch if spec["task"] == "fit" else speed.micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
         hardware = training.hardware(batch, micro) | ({"bf16": True} if way.endswith("bf16") else {})
-        config = SFTConfig(**given, **hardware, max_length=None, logging_steps=1,
+        config = SFTConfig(**given, **hardware, **ours(way), max_length=None,
                            dataset_kwargs={"skip_prepare_dataset": True})
     return SFTTrainer(policy, config, train_dataset=data, processing_class=tokenizer(), peft_config=lora)
 
@@ -214,7 +230,16 @@ def sft(spec):
         if spec["way"].startswith("ours"):
             with contextlib.redirect_stdout(io.StringIO()):
                 speed.fit(trainer)
+            forget_peak()
+        if spec["task"] == "profile":
+            return profiles.of_trainer(trainer, Clock(trainer, spec | {"steps": 4}))
         return trained(trainer, spec, made[:CHECKED])
+
+
+def forget_peak():
+    """What the tries of speed.fit held is not the peak of the training."""
+    if cuda():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def trained(trainer, spec, first):
@@ -276,7 +301,8 @@ def raw(spec, made, first):
     policy.zero_grad(set_to_none=True)
     size, micro = spec["batch"], speed.micro_batch_size(spec["lengths"], spec["batch"], tokens=spec["ids"])
     if spec["task"] == "profile":
-        return profiled(lambda: backward(made[:micro], count(made[:micro])), sum(len(r["input_ids"]) for r in made[:micro]))
+        return profiles.of_work(lambda: backward(made[:micro], count(made[:micro])),
+                                sum(len(row["input_ids"]) for row in made[:micro]))
     steps, at = [], 0
     while not done(steps, spec):
         step = [made[(at + i) % len(made)] for i in range(size)]
@@ -287,35 +313,13 @@ def raw(spec, made, first):
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         sync()
-        steps.append((time.perf_counter(), time.process_time(), sum(len(row["input_ids"]) for row in step)))
+        steps.append((time.perf_counter(), time.process_time(), sum(len(row["input_ids"]) for row in step),
+                      *allocations()))
         at += size
     clock = Clock.__new__(Clock)
     clock.steps, clock.warm = steps, spec["warm"]
     return {"loss": loss, "gradient_norm": norm, **clock.result(), "rows_at_once": micro,
             "first_step_s": round(steps[0][0] - spec["begun"], 2)}
-
-
-def profiled(work, ids):
-    """Kernels of one micro step by time, and the share of it in which the GPU works."""
-    from torch.profiler import ProfilerActivity, profile
-
-    for _ in range(3):
-        work()
-    sync()
-    begun = time.perf_counter()
-    for _ in range(3):
-        work()
-    sync()
-    wall = (time.perf_counter() - begun) / 3
-    kinds = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if cuda() else [ProfilerActivity.CPU]
-    with profile(activities=kinds) as seen:
-        work()
-        sync()
-    field = "self_device_time_total" if cuda() else "self_cpu_time_total"
-    top = sorted(((getattr(e, field) / 1e6, e.count, e.key[:90]) for e in seen.key_averages()
-                  if str(e.device_type).endswith("CUDA") == cuda()), reverse=True)
-    return {"ids": ids, "wall_s": wall, "busy_s": sum(t for t, _, _ in top), "ids_per_s": round(ids / wall, 1),
-            "kernels": [[round(1e3 * t, 2), n, name] for t, n, name in top[:24]]}
 
 
 class PairTrainer(DPOTrainer):
@@ -352,12 +356,13 @@ def dpo(spec):
                 faster(each, way)
             lengths = [2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in made]
             micro = speed.micro_batch_size(lengths, spec["batch"], tokens=spec["ids"])
-            config = DPOConfig(**given, **training.hardware(spec["batch"], micro), max_length=None, logging_steps=1,
+            config = DPOConfig(**given, **training.hardware(spec["batch"], micro), **ours(way), max_length=None,
                                precompute_ref_log_probs=True)
         with contextlib.redirect_stdout(io.StringIO()):
             trainer = PairTrainer(policy, reference, config, train_dataset=data, processing_class=tokenizer())
             if way.startswith("ours"):
                 speed.fit(trainer)
+                forget_peak()
         first = [trainer.train_dataset[i] for i in range(CHECKED)]
         found = trained(trainer, spec, first)
     size = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps

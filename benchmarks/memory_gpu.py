@@ -1,6 +1,6 @@
 """Peak memory of TRL's trainers as the lessons build them, against what kit.memory predicts.
 
-    python benchmarks/memory_gpu.py [--jobs 3] [--limit 150] [--out benchmarks/results/memory_gpu.jsonl]
+    python benchmarks/memory_gpu.py [--jobs 4] [--limit 150] [--out benchmarks/results/memory_gpu.jsonl]
 
 One process a setting, random weights and ids, three steps. On a GPU the peak is torch.cuda.max_memory_allocated;
 without one, toy shapes are trained on the CPU and the peak is what torch's allocator reports to the profiler.
@@ -242,31 +242,53 @@ def table(rows):
     return "\n".join([*lines, f"{len(rows)} of {len(SETTINGS)} settings, largest error {worst:.1%} (GB)"])
 
 
+def run(names, options):
+    """A process per setting, as many at once as `jobs` and the GPU's `room` allow; each row is written as it comes."""
+    until, waiting, running, need = time.monotonic() + options.limit, list(names), {}, {}
+    while (waiting or running) and time.monotonic() < until:
+        for name in list(waiting):
+            shape, changes = SETTINGS[name]
+            plain = memory.Training(**{k: v for k, v in changes.items() if k != "packed"})
+            need[name] = memory.plan(planner.SHAPES[shape], plain).peak / 1e9 + 3  # torch's own, and what the allocator keeps
+            if len(running) < options.jobs and sum(need[n] for n in running) + need[name] <= options.room:
+                running[name] = subprocess.Popen([sys.executable, __file__, "--settings", name], text=True,
+                                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL), time.monotonic()
+                waiting.remove(name)
+        for name, (process, begun) in list(running.items()):
+            if process.poll() is None and time.monotonic() - begun > options.each:
+                process.kill()
+            if process.poll() is not None:
+                del running[name]
+                yield name, process.communicate()[0], time.monotonic() - begun
+        time.sleep(0.2)
+    for name, (process, begun) in running.items():
+        process.kill()
+        yield name, process.communicate()[0], time.monotonic() - begun
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--jobs", type=int, default=3, help="processes; each counts its own bytes")
+    parser.add_argument("--jobs", type=int, default=4, help="processes at once; each counts its own bytes")
+    parser.add_argument("--room", type=float, default=76, help="GB of the GPU that all of them may take together")
     parser.add_argument("--limit", type=float, default=150, help="seconds for all of them")
-    parser.add_argument("--only", default="", help="settings whose name holds this text")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "memory_gpu.jsonl")
+    parser.add_argument("--each", type=float, default=100, help="seconds for one")
+    parser.add_argument("--only", default="", help="settings whose name holds one of these texts, joined by ;")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "memory_gpu.jsonl",
+                        help="rows, added to what is there; a setting measured again takes the place of its row")
     parser.add_argument("--settings", nargs="*", help="train these here and print a row for each")
     options = parser.parse_args()
     if options.settings:
         return child(options.settings)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    names, until, texts = [name for name in SETTINGS if options.only in name], time.monotonic() + options.limit, []
-    running = [subprocess.Popen([sys.executable, __file__, "--settings", *names[i :: options.jobs]], text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for i in range(options.jobs)]
-    for process in running:
-        try:
-            texts.append(process.communicate(timeout=max(until - time.monotonic(), 0.1))[0])
-        except subprocess.TimeoutExpired:
-            process.kill()
-            texts.append(process.communicate()[0])
-    lines = [line for text in texts for line in text.splitlines()]
-    rows = [json.loads(line) for line in lines if line.startswith('{"setting"')]
-    rows.sort(key=lambda row: list(SETTINGS).index(row["setting"]))
+    names = [name for part in options.only.split(";") for name in SETTINGS if part in name]
+    for name, text, seconds in run(dict.fromkeys(names), options):
+        row = [line for line in text.splitlines() if line.startswith('{"setting"')]
+        print(f"{name}: {seconds:.0f} s" if row else f"{name} failed after {seconds:.0f} s: {text[-500:]}", flush=True)
+        with open(options.out, "a", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in row)
+    found = {row["setting"]: row for row in map(json.loads, options.out.read_text().splitlines())}
+    rows = [found[name] for name in SETTINGS if name in found]
     options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print("\n".join(line for line in lines if " failed: " in line))
     print(table(rows))
 
 

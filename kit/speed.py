@@ -149,7 +149,8 @@ def _tried(trainer):
     model.zero_grad(set_to_none=True)
     model.train(mode)
     torch.cuda.set_rng_state(state)
-    torch.cuda.empty_cache()
+    if not fits:  # what fits is kept: the blocks of the largest batch serve all others without the driver
+        torch.cuda.empty_cache()
     trainer._metrics["train"].clear()
     trainer._total_train_tokens = 0
     failed = trainer.accelerator.reduce(torch.tensor([int(not fits)], device=args.device), "sum")
