@@ -59,8 +59,8 @@ def jobs(options):
     listed = []
     for script in ("sft_chat", "dpo"):
         # One process in micro batches of N's size differs from N by the sums alone; in one batch, also by its kernels.
-        listed += [("losses", 200, [script, "ddp", 1, 32], None, "losses"),
-                   ("losses", 200, [script, "ddp", 1, 32 // most], most - 1, "losses")]
+        listed += [("losses", 200, [script, "ddp", 1, 32], None, "losses")]
+        listed += [("losses", 200, [script, "ddp", 1, 32 // n], n - 1, "losses") for n in options.gpus if n > 1]
         listed += [("losses", 200, [script, strategy, n, 32 // n], None, "losses")
                    for n in options.gpus if n > 1 for strategy in ("ddp", "fsdp2")]
     if most > 1:
@@ -340,7 +340,8 @@ def do(kind, seconds, arguments, card):
     finally:
         launch._kill(process)
     took = round(time.monotonic() - began)
-    Path(f"{runs.root()}-{kind}-{'-'.join(map(str, arguments)).replace(',', '+')}.log").write_text(out)
+    with open(os.environ["SCALING_LOG"], "a", encoding="utf-8") as log:
+        log.write(f"\n===== {kind} {arguments}\n{out[-6000:]}\n")
     if kind not in ("speed", "memory"):
         found = [json.loads(line[8:]) for line in out.splitlines() if line.startswith("RESULT: ")]
         told = {"result": found[0]} if found else {"error": out[-3000:]}
@@ -419,7 +420,8 @@ def main():
     most = 2 if options.toy else max(1, torch.cuda.device_count())
     options.gpus = options.gpus or [2**k for k in range(most.bit_length()) if 2**k <= most]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["KIT_RUNS"] = str(options.out.absolute().with_suffix(".runs"))
+    os.environ["KIT_RUNS"] = str(Path(os.environ.get("KIT_RUNS", options.out.parent), f"{options.out.stem}.runs").absolute())
+    os.environ["SCALING_LOG"] = str(options.out.absolute().with_suffix(".log"))
     run(list(jobs(options)), options.out, time.monotonic() + 60 * options.minutes)
     return None
 
