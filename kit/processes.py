@@ -7,7 +7,6 @@ import contextlib
 import copy
 import dataclasses
 import datetime
-import math
 import os
 import re
 import time
@@ -140,20 +139,6 @@ def _first(error):
     return re.sub(r"^\[\S+?:\d+\] ", "", str(error).splitlines()[0])[:120].rstrip(". ")
 
 
-def tell_rows_taken_twice(trainer):
-    """Say when accelerate fills up the last batches of an epoch: one process takes fewer rows in that step."""
-    args = trainer.args
-    if not hasattr(trainer.train_dataset, "__len__"):
-        return  # a stream
-    rows = len(trainer.train_dataset)
-    share = args.world_size * args.per_device_train_batch_size
-    last = math.ceil(rows / share / args.gradient_accumulation_steps)
-    reached = args.max_steps >= last if args.max_steps > 0 else args.num_train_epochs >= 1
-    if args.world_size > 1 and reached and rows % share:
-        print(f"{rows} rows are no multiple of {share}: the last step of an epoch takes {-rows % share} of them twice, "
-              "and differs from that of one process")
-
-
 def finite(model, step):
     """Raise DivergedError when a weight is not finite: the last update may break what the loss has not seen yet."""
     import torch
@@ -200,27 +185,35 @@ def weigh_by_tokens(trainer):
 
     TRL 1.16 takes that mean in each micro batch and then averages the means, so a step depends on how it is split over
     micro batches and processes (derived on three integers in lesson 06). The weight of the term is scaled by the micro
-    batch's ids over the step's mean number of them; the sum over the step is then exact.
+    batch's ids over the step's mean number of them; the sum over the step is then exact. So is the mean over pairs,
+    of which the last micro batches of an epoch may hold fewer.
     """
     collect, loss = trainer.get_batch_samples, trainer._compute_loss
 
     def chosen_ids(batch):
         return batch["completion_mask"].chunk(2)[0][:, 1:].sum()  # the loss predicts each id from those before it
 
+    def amounts(batch):
+        import torch
+
+        pairs = len(batch["completion_mask"]) // 2
+        return torch.stack([chosen_ids(batch), torch.tensor(pairs, device=batch["completion_mask"].device)])
+
     def get_batch_samples(self, iterator, count, device):
         import torch
 
         samples, items = collect(self, iterator, count, device)
         if samples:
-            total = torch.stack([sum(map(chosen_ids, samples)), torch.tensor(len(samples)).to(device)]).to(device)
-            ids, batches = self.accelerator.reduce(total, "sum")
-            self.mean_chosen_ids = ids / batches
+            total = torch.cat([sum(map(amounts, samples)).to(device), torch.tensor([len(samples)], device=device)])
+            ids, pairs, batches = self.accelerator.reduce(total, "sum")
+            self.means = torch.stack([ids, pairs]) / batches
         return samples, items
 
     def _compute_loss(self, model, inputs, *args, **options):
-        step = self.mean_chosen_ids if self.model.training and hasattr(self, "mean_chosen_ids") else chosen_ids(inputs)
-        weights, share = self.loss_weights, chosen_ids(inputs) / step
-        self.loss_weights = [weight * (share if kind == "sft" else 1)
+        mine = amounts(inputs)
+        ids, pairs = mine / (self.means if self.model.training and hasattr(self, "means") else mine)
+        weights = self.loss_weights
+        self.loss_weights = [weight * (ids if kind == "sft" else pairs)
                              for kind, weight in zip(self.loss_types, weights, strict=True)]
         try:
             return loss(self, model, inputs, *args, **options)

@@ -123,6 +123,21 @@ def train(name="a", *, allow=(), callbacks=(), extra=None, **fields):
     return run
 
 
+def train_on(name, processes, **fields):
+    """`train` by accelerate on as many CPU processes; returns the run's folder."""
+    from kit import launch
+
+    done = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}",
+                           f"--config_file={launch.CONFIGS}/ddp.yaml", "--main_process_port=0", __file__,
+                           json.dumps({"name": name, **fields})],
+                          capture_output=True, text=True, check=False, timeout=200,
+                          env=os.environ | launch._environment(processes))
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = runs.root() / name
+    assert json.loads((folder / "run.json").read_text())["world_size"] == processes
+    return folder
+
+
 class Forks:
     """Runs `tiny.train` in processes forked from one that has imported everything."""
 
