@@ -149,6 +149,20 @@ def finite(model, step):
         raise DivergedError(f"step {step}: finite weights were expected, NaN or infinity came; lower learning_rate")
 
 
+def as_split(trainer):
+    """The model before it is split, called as FSDP2 will: on weights in bfloat16, the norms' too, which autocast keeps.
+
+    TRL has split DPO's reference by then; its log-probabilities are those of rounded weights.
+    """
+    import torch
+
+    policy = trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.mixed_precision_policy
+    if not policy:
+        return trainer.model
+    weights = {name: p.detach().to(policy.param_dtype) for name, p in trainer.model.named_parameters()}
+    return lambda **inputs: torch.func.functional_call(trainer.model, weights, kwargs=inputs)
+
+
 def describe(trainer, folder):
     """Beside the parts of a split model, what `accelerate merge-weights` leaves out of a folder that loads."""
     if trainer.is_fsdp_enabled and trainer.is_world_process_zero():

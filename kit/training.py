@@ -13,7 +13,7 @@ import re
 from kit import chat, models, runs, speed
 from kit.errors import MissingError, SettingsError
 from kit.preflight import Check, data_checks, examples, label_checks
-from kit.processes import join
+from kit.processes import as_split, join
 
 LN2 = math.log(2)
 
@@ -242,8 +242,8 @@ def _reference(trainer):
     ref = [logps.to(batch["input_ids"].device) for logps in ref]
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, chat.IGNORED)
     with torch.no_grad(), trainer.accelerator.autocast():
-        policy = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
-                               use_cache=False, fused_lm_head=True).log_probs.sum(1).chunk(2)
+        policy = as_split(trainer)(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
+                                   use_cache=False, fused_lm_head=True).log_probs.sum(1).chunk(2)
     trainer.model.train(training)
     margin = (policy[0] - ref[0]) - (policy[1] - ref[1])
     loss = float(-torch.nn.functional.logsigmoid(trainer.beta * margin).mean())
