@@ -1,6 +1,5 @@
 """The configs run: DDP and FSDP2 by CPU processes, DeepSpeed's by its parsers, and the Slurm script by a fake srun."""
 
-import itertools
 import json
 import os
 import subprocess
@@ -11,6 +10,8 @@ import pytest
 import yaml
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import tiny
 
 from kit import launch, processes, runs
 from kit.errors import MissingError, SettingsError
@@ -23,12 +24,7 @@ ROWS, BATCH, NEAR = 200, 8, 1e-5  # rows; rows a step; nats
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("configs")
-    with open(PROJECT / "data_samples" / "chat.jsonl", encoding="utf-8") as source:
-        (made / "chat.jsonl").write_text("".join(itertools.islice(source, ROWS)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KIT_RUNS", str(made / "runs"))
-        patch.setenv("HF_HUB_OFFLINE", "1")
+    with tiny.first_chats(tmp_path_factory.mktemp("configs"), ROWS) as made:
         yield made
 
 
