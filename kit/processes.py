@@ -204,15 +204,6 @@ def weigh_by_tokens(trainer):
     """
     collect, loss = trainer.get_batch_samples, trainer._compute_loss
 
-    def chosen_ids(batch):
-        return batch["completion_mask"].chunk(2)[0][:, 1:].sum()  # the loss predicts each id from those before it
-
-    def amounts(batch):
-        import torch
-
-        pairs = len(batch["completion_mask"]) // 2
-        return torch.stack([chosen_ids(batch), torch.tensor(pairs, device=batch["completion_mask"].device)])
-
     def get_batch_samples(self, iterator, count, device):
         import torch
 
@@ -236,3 +227,11 @@ def weigh_by_tokens(trainer):
 
     trainer.get_batch_samples, trainer._compute_loss = get_batch_samples, _compute_loss
     return trainer
+
+
+def amounts(batch):
+    """[chosen ids that the loss predicts, pairs] of a DPO batch; it predicts each id from those before it."""
+    import torch
+
+    mask = batch["completion_mask"]
+    return torch.stack([mask.chunk(2)[0][:, 1:].sum(), torch.tensor(len(mask) // 2, device=mask.device)])
