@@ -106,7 +106,8 @@ def speed(shapes, strategy, n):
 def memory(shapes, strategy, n):
     """Full fine-tuning steps, a row of 2,048 ids in each process; beside the peak what the planner says."""
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-    launch.run(__file__, n, strategy=strategy, child=shapes, result=str(parts("memory", shapes, strategy, n)), full=True)
+    result = str(parts("memory", shapes, strategy, n))
+    launch.run(__file__, n, strategy=strategy, child=shapes, result=result, full=True)
 
 
 def parts(*job):
@@ -301,8 +302,8 @@ def trainer_of(model, data, steps, fitting):
             self.ends += (time.perf_counter(),)
 
     clock = Clock()
-    config = SFTConfig(**fitting, output_dir=tempfile.mkdtemp(), max_steps=steps, save_strategy="no", learning_rate=1e-5,
-                       logging_steps=1, report_to="none", max_length=None, disable_tqdm=True,
+    config = SFTConfig(**fitting, output_dir=tempfile.mkdtemp(), max_steps=steps, save_strategy="no",
+                       learning_rate=1e-5, logging_steps=1, report_to="none", max_length=None, disable_tqdm=True,
                        dataset_kwargs={"skip_prepare_dataset": True})
     return SFTTrainer(model, config, train_dataset=data, processing_class=tiny.tokenizer(), callbacks=[clock]), clock
 
@@ -397,9 +398,9 @@ def table(results):
             print(f"{name:34} ended after {found['ended_after_s']} s: {found['told'][:90]}; {found['resumed']}")
         else:
             script, micro = (r["arguments"][0], r["arguments"][-1]) if r["job"] == "losses" else ("sft_chat", 16)
-            gaps = [f"{apart(found['losses'], good[key]['losses']):.1e} nats from one process in micro batches of {size}"
+            gaps = [f"{apart(found['losses'], good[key]['losses']):.1e} in micro batches of {size}"
                     for size in (micro, 32) if (key := ("losses", script, "ddp", 1, size)) in good]
-            print(f"{name:34} {', '.join(gaps) or 'nothing to compare'}")
+            print(f"{name:34} nats from one process: {', '.join(gaps) or 'nothing to compare'}")
 
 
 def main():
@@ -425,7 +426,8 @@ def main():
     most = 2 if options.toy else max(1, torch.cuda.device_count())
     options.gpus = options.gpus or [2**k for k in range(most.bit_length()) if 2**k <= most]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["KIT_RUNS"] = str(Path(os.environ.get("KIT_RUNS", options.out.parent), f"{options.out.stem}.runs").absolute())
+    folder = Path(os.environ.get("KIT_RUNS", options.out.parent), f"{options.out.stem}.runs")
+    os.environ["KIT_RUNS"] = str(folder.absolute())
     os.environ["SCALING_LOG"] = str(options.out.absolute().with_suffix(".log"))
     run(list(jobs(options)), options.out, time.monotonic() + 60 * options.minutes)
     return None

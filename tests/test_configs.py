@@ -143,8 +143,7 @@ def test_fsdp2_sums_gradients_and_hands_on_outputs_in_float32():
 
 
 def test_dpo_in_bf16_starts_at_its_reference_under_fsdp2(folder):
-    """The reference is split, on weights in bf16, before the policy is; compared with a whole policy, the first loss was
-    0.70 for ln 2."""
+    """The reference is split, on bf16 weights, before the policy is; against a whole policy the first loss was 0.70."""
     script = folder / "dpo_in_bf16.py"
     script.write_text(f"""
 import runpy
