@@ -1,6 +1,7 @@
 """Faster ways give the same numbers: the head on a CPU, fewer rows at once, narrower states."""
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -144,3 +145,23 @@ def test_fused_layers_without_liger_are_refused():
     except ImportError:
         with pytest.raises(MissingError, match="pip install liger-kernel"):
             speed.fused_layers(tiny())
+
+
+def test_fused_layers_leave_other_models_alone(monkeypatch):
+    """Liger exchanges the classes of transformers; a model built afterwards, or run on a CPU, must be an ordinary one."""
+    from transformers.models.llama import modeling_llama
+
+    def exchange(model, **losses):
+        assert losses == {"cross_entropy": False, "fused_linear_cross_entropy": False}
+        for name in ("LlamaRMSNorm", "LlamaMLP", "apply_rotary_pos_emb"):
+            setattr(modeling_llama, name, lambda *given: pytest.fail(f"{name} of another model"))
+        model.fused = True
+
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", SimpleNamespace(_apply_liger_kernel_to_instance=exchange))
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", modeling_llama.apply_rotary_pos_emb)
+    ids = torch.randint(97, (2, 7))
+    plain = tiny()(ids).logits
+    assert speed.fused_layers(speed.fused_layers(tiny())).fused
+    assert torch.equal(tiny()(ids).logits, plain)
+    assert not hasattr(modeling_llama.apply_rotary_pos_emb.args[0], "args")  # one turn, however many models
