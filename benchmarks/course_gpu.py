@@ -46,6 +46,8 @@ def flags():
     parser.add_argument("--seconds", type=float, default=420, help="all of it, start-up included")
     parser.add_argument("--completion_rows", type=int, default=50_000)
     parser.add_argument("--chat_rows", type=int, default=0, help="0: as many as fit")
+    parser.add_argument("--follow_ups", type=float, default=0, help="share of chat rows with edits; 0: as in the file")
+    parser.add_argument("--until", choices=SCRIPTS, default="DPO", help="the last stage")
     parser.add_argument("--pairs", type=int, default=9_600)
     parser.add_argument("--batch_size", type=int, default=256, help="rows a step in SFT; DPO takes a quarter")
     parser.add_argument("--learning_rate", type=float, default=6e-4)
@@ -61,11 +63,26 @@ def lines_of(given, name):
             yield from lines
 
 
+def with_follow_ups(lines, count, share):
+    """The first `count` of `lines` in which conversations of two user turns or more have `share`; others are left out.
+
+    The share of 0 keeps that of the file. Ends early where one of the two runs out.
+    """
+    kept = follow_ups = 0
+    for line in lines if share else itertools.islice(lines, count):
+        more = line.count(b'"role": "user"') > 1
+        if not share or more == (follow_ups < share * (kept + 1)):
+            kept, follow_ups = kept + 1, follow_ups + more
+            yield line
+        if kept == count:
+            return
+
+
 def head(given, name, count):
     """Write the first `count` rows of all data folders into one file; return it and their number."""
     target = given.out / "data" / f"{name}.jsonl"
     target.parent.mkdir(parents=True, exist_ok=True)
-    rows = list(itertools.islice(lines_of(given, name), count))
+    rows = list(with_follow_ups(lines_of(given, name), count, given.follow_ups if name == "chat" else 0))
     target.write_bytes(b"".join(rows))
     return target, len(rows)
 
@@ -188,7 +205,7 @@ def main():
     stages = found["stages"]
     models.find(given.model)
     keep("base")
-    for stage in SCRIPTS:
+    for stage in list(SCRIPTS)[: list(SCRIPTS).index(given.until) + 1]:
         if "steps" not in stages.get(stage, {}):
             if stage == "chat SFT" and "planned_rows" not in stages.get(stage, {}):
                 keep(stage, planned_rows=chat_rows(given, stages["completion SFT"]))

@@ -65,6 +65,7 @@ class Bench:
         attention.use = lambda model: model  # on a GPU, packed float32 rows are a call each
         self.out, self.toy, self.dpo, self.model, self.samples = out, toy, lesson("dpo"), model, samples
         self.size = 1024 if torch.cuda.is_available() else 64
+        self.micro = 10_000  # pairs at once, at most
         self.base = self.pairs = None
 
     def run(self, seed):
@@ -126,7 +127,7 @@ class Bench:
         file = self.file(job["set"], 0 if self.toy else seed)
         params = replace(self.dpo.Params(), data=str(file), on_bad="skip", seed=seed,
                          loss=job["loss"], learning_rate=job["lr"], beta=job["beta"], sft_weight=job["sft"],
-                         batch_size=job["batch"], micro_batch_size=job["batch"])
+                         batch_size=job["batch"], micro_batch_size=min(job["batch"], self.micro))
         rows, encoded = self.dpo.load_rows(params, self.tokenizer)
         batches = -(-len(encoded) // job["batch"])
         params = replace(params, epochs=(job["steps"] - 0.5) / batches)  # the trainer rounds up to whole steps
@@ -162,11 +163,11 @@ class Bench:
         return {**told, "scores": self.score(model, job["on"], job["seed"])}
 
 
-def work(*options):
-    """Serve jobs; what libraries print goes to stderr."""
+def work(make, *options):
+    """Serve jobs with the bench that `make(*options)` gives; what libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    bench = Bench(*options)
+    bench = make(*options)
     import trl  # noqa: F401  seconds of import, done while another worker prepares
 
     for line in sys.stdin:
@@ -418,7 +419,7 @@ def main():
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.worker:
-        return work(given.out, given.toy, given.model, given.samples)
+        return work(Bench, given.out, given.toy, given.model, given.samples)
     begun = time.monotonic()
     workers = Workers(given.workers, given.out, begun + given.seconds)
     chosen = json.loads(given.chosen.read_text())["chosen"] if given.chosen else None

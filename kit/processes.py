@@ -5,6 +5,7 @@ Lesson 06 shows what each of them is for.
 
 import contextlib
 import copy
+import dataclasses
 import datetime
 import math
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 from kit import checkpoints
 from kit.errors import DivergedError, KitError, SettingsError
 
+# Else torch.cuda.is_available() starts CUDA's driver, and no fork of a kernel that has called it can use CUDA.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 TIMEOUT = 600  # seconds a process waits for another one; KIT_TIMEOUT sets others
 DISK_SECONDS = 30  # until a folder made on one host must show on another
 LOST = re.compile(r"gloo|NCCL|TCPStore|peer|Timed out|recvBytes|DistBackendError", re.IGNORECASE)
@@ -36,6 +39,8 @@ def join(cpu=False) -> int:
     asked = {name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"}
     if cpu and "DEEPSPEED" in asked:
         raise SettingsError("DeepSpeed's ZeRO needs GPUs here, none came; use configs/ddp.yaml or configs/fsdp2.yaml")
+    if "FSDP" in asked:
+        _fsdp_in_float32()
     if cpu and "FSDP" in asked:
         _fsdp_on_cpu()
     launched = int(os.environ.get("WORLD_SIZE") or _asked_of_launcher())
@@ -69,6 +74,23 @@ def _one_gpu():
             return min(1, counted(self))
 
         TrainingArguments.n_gpu = property(at_most_one)
+
+
+def _fsdp_in_float32():
+    """Let FSDP2 sum gradients and hand on log-probabilities in float32, as DDP does; accelerate rounds both to bf16."""
+    import torch
+    from accelerate import FullyShardedDataParallelPlugin
+
+    rounded = FullyShardedDataParallelPlugin.set_mixed_precision
+    if rounded.__name__ == "in_float32":
+        return
+
+    def in_float32(self, *args, **options):
+        rounded(self, *args, **options)
+        self.mixed_precision_policy = dataclasses.replace(self.mixed_precision_policy, reduce_dtype=torch.float32,
+                                                          output_dtype=None)
+
+    FullyShardedDataParallelPlugin.set_mixed_precision = in_float32
 
 
 def _fsdp_on_cpu():

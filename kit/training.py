@@ -50,7 +50,8 @@ def by_length(lengths, batch_size, seed):
     """Order of the rows in which a batch holds rows of like length, so that little of it is padding.
 
     Rows are shuffled, sorted within pieces of 50 batches, and the batches shuffled. transformers' own grouping draws
-    other batches for another number of processes; this order does not know how many there are.
+    other batches for another number of processes; this order does not know how many there are. Within a batch, each
+    half, quarter and so on holds as many ids as the others: processes that share a batch wait for each other.
     """
     draw = random.Random(seed)
     rows, piece = draw.sample(range(len(lengths)), len(lengths)), 50 * batch_size
@@ -58,7 +59,12 @@ def by_length(lengths, batch_size, seed):
     batches = [p[at : at + batch_size] for p in pieces for at in range(0, len(p), batch_size)]
     whole = [batch for batch in batches if len(batch) == batch_size]
     draw.shuffle(whole)
-    return [i for batch in whole + [b for b in batches if len(b) < batch_size] for i in batch]
+    return [i for batch in whole + [b for b in batches if len(b) < batch_size] for i in _dealt(batch)]
+
+
+def _dealt(rows):
+    """Sorted rows in the bit-reversed order of their Gray codes: 0 3 | 1 2 of four, 0 7 3 4 | 1 6 2 5 of eight."""
+    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: f"{i ^ i >> 1:032b}"[::-1])]
 
 
 def sft_dataset(encoded, batch_size=32, seed=0):

@@ -25,7 +25,7 @@ def options(tmp_path, **more):
             text = "".join(f"{folder}{n} {'a word ' * (20 if name == 'chat' else 8)}\n" for n in range(rows))
             (tmp_path / folder / f"{name}.jsonl").write_text(text)
     given = {"data": [tmp_path / "a", tmp_path / "b"], "out": tmp_path, "seconds": 420.0, "chat_rows": 0,
-             "batch_size": 256, "learning_rate": 1e-3, "dpo_learning_rate": 1e-5}
+             "follow_ups": 0.0, "batch_size": 256, "learning_rate": 1e-3, "dpo_learning_rate": 1e-5}
     return argparse.Namespace(**{**given, **more})
 
 
@@ -54,3 +54,12 @@ def test_flags_are_those_of_the_scripts(course, tmp_path):
         params = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params")
         known = {part.target.id for part in params.body if isinstance(part, ast.AnnAssign)}
         assert {"model", "data", "start", *course.settings(stage, options(tmp_path))} <= known, stage
+
+
+def test_follow_ups_get_their_share_and_keep_their_order(course):
+    lines = [b'{"role": "user"} %d' % n + (b' {"role": "user"}' if n % 5 == 0 else b"") for n in range(1000)]
+    kept = list(course.with_follow_ups(lines, 400, 0.3))
+    more = [line.count(b"user") > 1 for line in kept]
+    assert len(kept) == 400 == len(set(kept)) and sum(more) == 120 and sum(more[:100]) == 30
+    assert [int(line.split()[2]) for line in kept] == sorted(int(line.split()[2]) for line in kept)
+    assert list(course.with_follow_ups(lines, 400, 0)) == lines[:400]

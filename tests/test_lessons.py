@@ -102,6 +102,8 @@ def outputs(book):
         yield f"outputs hold {len(told.encode())} bytes, more than {MOST_OUTPUT}"
     if '"output_type": "error"' in told:
         yield "a cell ended in an error"
+    if '"name": "stderr"' in told:
+        yield "a warning is stored"
     if "widgets" in book.metadata:
         yield "widget state is stored"
     if PROGRESS.search(told):
@@ -286,6 +288,7 @@ def printed(text):
     (edit(5, "assert", "print"), "9 checks, at least 10"),
     (printed("x" * MOST_OUTPUT), "more than 204800"),
     (put([nbformat.v4.new_output("error")], "cells", 4, "outputs"), "ended in an error"),
+    (put([nbformat.v4.new_output("stream", name="stderr", text="old")], "cells", 4, "outputs"), "a warning is stored"),
     (put({}, "metadata", "widgets"), "widget state"),
     (printed(" 50%|█████     | 1/2 [00:01<00:01, 1.0it/s]"), "progress bar"),
     (printed(str(PROJECT / "runs")), "path of a machine"),

@@ -1,5 +1,6 @@
 """The shipped base model: its size, its tokenizer, what it has learnt, and what it must not have read."""
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -198,6 +199,36 @@ def test_notes_hold_no_cron_and_no_phrase_of_the_examination():
     rows = (ROOT / "data_samples" / "phrases_by_hand.tsv").read_text(encoding="utf-8").lower().splitlines()[1:]
     assert not [row for row in rows if row.split("\t")[0].strip() in text]
     assert len(set(documents)) > 0.95 * len(documents)
+
+
+def test_notes_of_the_course_repeat_no_question_of_validation_or_test():
+    """5,000 conversations as the recipe draws them; a phrase counts as repeated when case and spaces are all it differs by."""
+    code = (
+        "import itertools, json, rows; "
+        "print(json.dumps([c[::2] for c in itertools.islice(rows.conversations(20261123), 5000)]))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=POCKET, capture_output=True, text=True, check=True).stdout
+    drawn = {" ".join(text.casefold().split()) for requests in json.loads(out) for text in requests}
+    assert len(drawn) > 5_000
+    for name in ("validation", "test"):
+        lines = (ROOT / "data_samples" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        turns = [m["content"] for line in lines for m in json.loads(line)["messages"] if m["role"] == "user"]
+        assert len(turns) >= 400
+        assert not [turn for turn in turns if " ".join(turn.casefold().split()) in drawn]
+
+
+def test_parts_of_a_line_are_its_numbers():
+    code = (
+        "import rows; print([rows.plan_of(c).parts() for c in "
+        "('*/15 9-11 * * 5-7', '0 9 1,15 */3 *', '* * * * *', '5 0-23/6 * 2 0')])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=POCKET, capture_output=True, text=True, check=True).stdout
+    assert ast.literal_eval(out) == [
+        ((0, 15, 30, 45), (9, 10, 11), None, None, (0, 5, 6)),
+        ((0,), (9,), (1, 15), (1, 4, 7, 10), None),
+        (None, None, None, None, None),
+        ((5,), (0, 6, 12, 18), None, (2,), (0,)),
+    ]
 
 
 def test_times_of_the_notes_are_the_numbers_beside_them():

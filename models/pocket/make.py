@@ -41,10 +41,10 @@ def log(work, text):
 # --- sample ---------------------------------------------------------------------------------------------
 
 
-def build_prompts(tokenizer, count, width, processes, pool):
+def build_prompts(tokenizer, count, width, processes, pool, seed):
     """(ids padded to width, lengths, heads): a head is what the document shows before the sampled text."""
     share = count // processes
-    made = [p for part in pool.map(prompts.many, [share] * processes, range(SEED, SEED + processes)) for p in part]
+    made = [p for part in pool.map(prompts.many, [share] * processes, range(seed, seed + processes)) for p in part]
     turn = "{}<|im_end|>\n<|im_start|>assistant\n{}"
     ids = tokenizer([turn.format(user, start) for user, start, _ in made], add_special_tokens=False)["input_ids"]
     kept = [i for i, row in enumerate(ids) if len(row) <= width]
@@ -64,7 +64,7 @@ def sample(args, work):
     # Forked here, before this process touches the GPU.
     processes = 1 if args.toy else os.cpu_count()
     pool = ProcessPoolExecutor(processes, get_context("fork"))
-    table, lengths, heads = build_prompts(tokenizer, 64 if args.toy else args.prompts, 160, processes, pool)
+    table, lengths, heads = build_prompts(tokenizer, 64 if args.toy else args.prompts, 160, processes, pool, args.seed)
     log(
         work,
         f"{len(heads)} prompts, {len(set(heads))} distinct heads, mean {lengths.float().mean():.1f} teacher tokens",
@@ -83,7 +83,7 @@ def sample(args, work):
         model, teacher, torch.tensor(prefix + table[0, : lengths[0]].tolist()), 1e-4 if args.toy else 0.04
     )
     log(work, f"decode loop agrees with transformers: relative error {error:.5f}")
-    torch.manual_seed(SEED)
+    torch.manual_seed(args.seed)
     stops = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|im_start|>", "<|endoftext|>")]
     sampler = decoding.Sampler(teacher, prefix, table, lengths, stops, steps, 0.05, 0.6, 0.95)
     if device == "cuda":
@@ -171,7 +171,9 @@ def tokenizer_stage(args, work):
         key=lambda d: hashlib.sha256(d.encode()).digest(),
     )
     held = docs[: max(4, len(docs) // 200)]
-    docs = docs[len(held) :]
+    shown = (args.keep / "heldout.jsonl").read_text(encoding="utf-8").splitlines() if args.keep else ()
+    shown = {json.loads(line) for line in shown}
+    docs = [text for text in docs[len(held) :] if text not in shown]
     part = max(1, min(len(docs), int(30e6 / (sum(map(len, docs)) / len(docs)))))
     if args.keep:
         (work / "model").mkdir(exist_ok=True)
@@ -200,8 +202,9 @@ def main():
     parser.add_argument("stage", choices=["sample", "tokenizer", "train"])
     parser.add_argument("--gguf", help="teacher weights")
     parser.add_argument("--work", type=Path, required=True, help="folder for documents, tokens, log and the model")
-    parser.add_argument("--keep", type=Path, help="folder of a tokenizer to keep; without it one is trained")
+    parser.add_argument("--keep", type=Path, help="folder of a tokenizer to keep, and of held-out text to leave out; without it one is trained")
     parser.add_argument("--seconds", type=float, default=175, help="sampling time")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the sampling; another one gives other prompts and text")
     parser.add_argument("--steps", type=int, default=6500, help="optimizer steps")
     parser.add_argument("--batch", type=int, default=8192, help="documents sampled at a time")
     parser.add_argument("--prompts", type=int, default=700_000, help="prompts to build")

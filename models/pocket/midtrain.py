@@ -3,8 +3,8 @@
     python models/pocket/midtrain.py notes --work W --shares 320
     python models/pocket/midtrain.py train --work W --steps 4000
 
-After `make.py tokenizer` and `make.py train` with the same W: reads W/train.npy, W/held.npy and the weights in W/model,
-writes W/notes.npy, W/held_notes.npy and W/mid. `train` needs one CUDA GPU. `--toy` runs in seconds on a CPU.
+After `make.py tokenizer` and `make.py train` with the same W: reads W/train.npy, W/held.npy and the weights in W/model
+(or in --base), writes W/notes.npy, W/held_notes.npy and W/mid. `train` needs one CUDA GPU. `--toy` runs in seconds on a CPU.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def train(args, work):
     torch.manual_seed(SEED)
     torch.set_float32_matmul_precision("high")
     rows, length = (4, 32) if args.toy else (args.rows, args.length)
-    net = load(work / "model", args.toy)
+    net = load(args.base or work / "model", args.toy)
     fast = net if args.toy else torch.compile(net, dynamic=False)
     cast = torch.autocast(device, torch.bfloat16, enabled=not args.toy)
     text, held, fresh, held_notes = (
@@ -112,6 +112,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=["notes", "train"])
     parser.add_argument("--work", type=Path, required=True, help="folder of make.py")
+    parser.add_argument("--base", type=Path, help="folder of the weights to go on from, W/model without it")
     parser.add_argument("--steps", type=int, default=4000, help="optimizer steps")
     parser.add_argument("--rows", type=int, default=64, help="windows a step")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a window")

@@ -1,5 +1,7 @@
 """Calendar notes without end, seeded: plans in English with their parts listed, changed, questioned and compared.
 
+Half of the notes are in words of our own, half in the phrases of the course's training rows (rows.py).
+
 `documents(seed)` is the whole interface. The numbers are computed, so each note is true. No cron is written: parts are
 listed with their names ("minute 30, hour 6, any date, month 3, weekdays 1 and 4"), and Sunday is weekday 0.
 
@@ -13,6 +15,7 @@ from dataclasses import replace
 from documents import CRON, load_phrases
 from plans import draw_minute, draw_months, draw_plan, draw_weekdays, run
 from replies import dress, missing, talk, uneven
+from rows import conversations
 from spoken import every, say, say_months, say_weekdays
 from words import (
     DAYS,
@@ -61,6 +64,12 @@ def ask_for(plan, rng):
     return dress(text, rng)
 
 
+FORMS = (
+    "{0} = {1}", "{0} -> {1}", "{0} -> {1}", "{0}\n{1}", "{0} That is {1}.", "{0} ({1})", "{0}: {1}", "Q: {0}\nA: {1}",
+    "User: {0}\nAssistant: {1}.", "- {0}\n- {1}", "Note: {0}\nIts numbers: {1}", "{0} Parts: {1}.",
+)
+
+
 def composition(rng):
     plan = draw_plan(rng)
     asked, parts = ask_for(plan, rng), list_parts(plan, rng)
@@ -68,12 +77,7 @@ def composition(rng):
         parts = rng.choice(["{0}. That is {1}", "{0}, in other words {1}", "{1}, that is {0}"]).format(
             parts, say(plan, rng)
         )
-    return rng.choice(
-        [
-            "{0} = {1}", "{0} -> {1}", "{0} -> {1}", "{0}\n{1}", "{0} That is {1}.", "{0} ({1})", "{0}: {1}",
-            "Q: {0}\nA: {1}", "User: {0}\nAssistant: {1}.", "- {0}\n- {1}", "Note: {0}\nIts numbers: {1}",
-            "{0} Parts: {1}."]
-    ).format(asked, parts)
+    return rng.choice(FORMS).format(asked, parts)
 
 
 def same_time(rng):
@@ -163,16 +167,21 @@ def change(plan, rng):
     ), replace(plan, date=None, weekday=days)
 
 
+SPEAKERS = (("User: ", "Assistant: "), ("Q: ", "A: "), ("- ", "- "), ("", ""), ("", "Now: "), ("A: ", "B: "))
+
+
+def dialogue(lines, rng):
+    ask, answer = rng.choice(SPEAKERS)
+    return "\n".join((answer if i % 2 else ask) + line for i, line in enumerate(lines))
+
+
 def edited(rng):
     plan = draw_plan(rng)
     lines = [ask_for(plan, rng), list_parts(plan, rng)]
     for _ in range(rng.choice([1, 1, 2])):
         text, plan = change(plan, rng)
         lines += [dress(text, rng), rng.choice([list_parts, list_parts, list_parts, say])(plan, rng)]
-    ask, answer = rng.choice(
-        [("User: ", "Assistant: "), ("Q: ", "A: "), ("- ", "- "), ("", ""), ("", "Now: "), ("A: ", "B: ")]
-    )
-    return "\n".join((answer if i % 2 else ask) + line for i, line in enumerate(lines))
+    return dialogue(lines, rng)
 
 
 KINDS = (
@@ -181,10 +190,17 @@ KINDS = (
 )
 
 
-def note(rng, phrases=()):
+def listed(rows, rng):
+    """One conversation of the course's training phrases, each plan as its parts."""
+    lines = [turn if isinstance(turn, str) else list_parts(turn, rng) for turn in next(rows)]
+    return rng.choice(FORMS).format(*lines) if len(lines) == 2 else dialogue(lines, rng)
+
+
+def note(rng, rows, phrases=()):
     """One note: no line that could be read as cron, none of the lower-case `phrases` kept for evaluation."""
     while True:
-        text = rng.choices([k for k, _ in KINDS], [w for _, w in KINDS])[0](rng)
+        kind = rng.choices([k for k, _ in KINDS], [w for _, w in KINDS])[0]
+        text = listed(rows, rng) if rng.random() < 0.5 else kind(rng)
         low = text.lower()
         if "*" not in text and not CRON.search(text) and not any(p in low for p in phrases):
             return text
@@ -192,9 +208,9 @@ def note(rng, phrases=()):
 
 def documents(seed):
     """Endless documents of one to five notes."""
-    rng, phrases = random.Random(seed), load_phrases()
+    rng, rows, phrases = random.Random(seed), conversations(seed), load_phrases()
     while True:
-        yield "\n".join(note(rng, phrases) for _ in range(rng.choice([1, 1, 2, 3, 5])))
+        yield "\n".join(note(rng, rows, phrases) for _ in range(rng.choice([1, 1, 2, 3, 5])))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""benchmarks/dpo_gpu.py: its rule, and validation rows that no training row has."""
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from kit import schedules
+
+FOLDER = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("dpo_gpu", FOLDER / "benchmarks" / "dpo_gpu.py")
+dpo_gpu = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(dpo_gpu)
+
+
+def result(test, edits, kind, loss="sigmoid", seed=0):
+    groups = ["test split"] * 4 + ["edits"] * 2 + ["right kind"] * 2
+    right = [int(at < hits) for hits, n in ((test, 4), (edits, 2), (kind, 2)) for at in range(n)]
+    scores = {"groups": groups, "right": right, "valid": right, "liked": right, "sampled liked": right,
+              "sampled right": right}
+    return {"scores": scores, "seconds": 1.0, "loss": [1.0, 0.5], "logps/chosen": [-9.0, -8.0],
+            "logps/rejected": [-9.0, -10.0], "job": {"seed": seed}}
+
+
+class Workers:
+    """Answers jobs from a table (loss, learning rate) -> result; None where it has none."""
+
+    until = 0.0
+
+    def __init__(self, table):
+        self.table, self.asked = table, []
+
+    def map(self, jobs, until):
+        self.asked += jobs
+        return [self.table.get((job.get("loss"), job.get("lr"))) for job in jobs]
+
+
+def test_the_rule_weighs_the_groups_alike_and_passes_over_what_failed(monkeypatch):
+    monkeypatch.setattr(dpo_gpu, "SETTINGS", [
+        {**dpo_gpu.START, "lr": 1e-5}, {**dpo_gpu.START, "lr": 2e-5}, {**dpo_gpu.START, "lr": 3e-5},
+        {**dpo_gpu.START, "loss": "sft", "lr": 1e-5}])
+    given = argparse.Namespace(toy=False, seconds=600)
+    workers = Workers({(None, None): result(2, 1, 1), ("sigmoid", 1e-5): result(4, 0, 1),
+                       ("sigmoid", 2e-5): result(1, 2, 1), ("sft", 1e-5): result(2, 1, 1)})
+    found = {}
+    chosen = dpo_gpu.choose(workers, given, found, lambda **more: found.update(more))
+    assert [(s["loss"], s["lr"]) for s in chosen] == [("sigmoid", 2e-5), ("sft", 1e-5)]
+    assert {job["on"] for job in workers.asked} == {"validation"}
+    assert len(found["validation"]) == 3 and found["validation"][0]["mean"] == pytest.approx((1 + 0 + 0.5) / 3)
+
+    dpo_gpu.final(workers, chosen, found, lambda **more: found.update(more))
+    assert {(job.get("lr"), job["on"]) for job in workers.asked if job["on"] == "test"} == {
+        (None, "test"), (2e-5, "test"), (1e-5, "test")}
+    assert found["test"][0]["seeds"] == 3 and found["test"][0]["results"][0]["edits"]["hits"] == 2
+    assert found["against_control"]["right, edits"][0] == pytest.approx(0.5)
+
+
+def test_validation_rows_are_of_the_split_that_no_training_row_is_of(tmp_path):
+    dpo_gpu.validation(argparse.Namespace(work=tmp_path, toy=True))
+    rows = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    make = dpo_gpu.module("make", "data_samples")
+    said = [row["messages"][-1]["content"] for row in rows]
+    assert len(rows) == sum(count // 40 for count in dpo_gpu.VALIDATION.values())
+    assert {make.split_of(phrase) for phrase in said} == {"validation"}
+    assert all(row["cron"] is None or make.shape(row["cron"]) not in make.HELD_SHAPES for row in rows)
+    assert {schedules.GROUPS[row["kind"]] for row in rows} == set(dpo_gpu.CHOSEN_BY)
+
+
+def test_every_setting_has_a_control_and_pairs_enough():
+    assert {s["loss"] for s in dpo_gpu.SETTINGS[:4]} == {"sigmoid", "sft"}
+    assert all(s["steps"] * s["batch"] <= 2 * 6_400 and s["set"] in ("own form", "file", "mixed")
+               for s in dpo_gpu.SETTINGS)
