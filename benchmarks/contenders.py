@@ -96,7 +96,7 @@ def faster(found, layers):
     found.get_input_embeddings().register_forward_hook(models._narrow)
     attention.use(found)
     if "fused" in layers:
-        speed.fused_layers(found)
+        models.fused_layers(found)
     if "compiled" in layers:
         speed.compiled_layers(found)
     return found

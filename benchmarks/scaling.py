@@ -237,7 +237,6 @@ def made(shape):
 def timed(shape):
     """The second of two epochs of BATCHES steps, each micro batch packed, with Liger's layers where they are."""
     from kit import attention, models, training
-    from kit import speed as layers
 
     n = int(os.environ.get("WORLD_SIZE", "1"))
     micro, accumulation = MICRO.get(shape, (4, 2))
@@ -247,7 +246,7 @@ def timed(shape):
     used = [attention.use(model).config._attn_implementation]
     if gpu:
         with contextlib.suppress(KitError):  # Liger may not be installed
-            used.append("fused " + type(layers.fused_layers(model)).__name__)
+            used.append("fused " + type(models.fused_layers(model)).__name__)
     data = training.sft_dataset(rows(shape, batch * BATCHES), batch)
     trainer, clock = trainer_of(model, data, 2 * BATCHES, training.hardware(batch, micro))
     trainer.train()

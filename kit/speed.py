@@ -1,39 +1,11 @@
 """What makes TRL's trainers as fast as the hardware: layers, head, and how many rows at once. Measured in lesson 07."""
 
 import functools
-import sys
 
 from kit import models
-from kit.errors import MissingError, SettingsError
+from kit.errors import SettingsError
 
 TOKENS = 32_768  # in one micro batch: enough to fill a large GPU with a small model
-
-
-def fused_layers(model):
-    """Norm, rotary and gated layers of `model` as Liger's kernels (CUDA); returns the model.
-
-    TRL's own switch for them is deprecated. Its head stays, so Liger's losses are left out. Liger also exchanges the
-    classes of transformers, and every model built later, on a CPU too, would be made of its kernels: we put them back.
-    Raises MissingError where Liger is not installed.
-    """
-    try:
-        from liger_kernel.transformers import _apply_liger_kernel_to_instance
-    except ImportError:
-        raise MissingError("fused layers need the package liger-kernel; run `pip install liger-kernel`") from None
-    module = sys.modules[type(model.base_model).__module__]
-    before = dict(vars(module))
-    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
-    after = dict(vars(module))
-    vars(module).update(before)
-    plain, fused = (names.get("apply_rotary_pos_emb") for names in (before, after))
-    if plain is not fused:  # a function of the module, for all its models
-        plain = plain.args[0] if isinstance(plain, functools.partial) else plain
-        module.apply_rotary_pos_emb = functools.partial(_rotated, plain, fused)
-    return model
-
-
-def _rotated(plain, fused, query, *args, **kwargs):
-    return (fused if query.is_cuda else plain)(query, *args, **kwargs)
 
 
 def compiled_layers(model):

@@ -139,12 +139,19 @@ def test_compiled_layers_compute_the_same():
         assert float((model(ids).logits - plain).abs().max()) < 1e-6
 
 
-def test_fused_layers_without_liger_are_refused():
-    try:
-        import liger_kernel  # noqa: F401
-    except ImportError:
-        with pytest.raises(MissingError, match="pip install liger-kernel"):
-            speed.fused_layers(tiny())
+def test_fused_layers_without_liger_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
+    with pytest.raises(MissingError, match="pip install liger-kernel"):
+        models.fused_layers(tiny())
+
+
+def test_without_liger_a_gpu_is_told_once(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)  # as if it were not installed
+    models._say.cache_clear()
+    for _ in range(2):
+        models._fuse(tiny())
+    assert capsys.readouterr().out == ("training on this GPU would be faster: fused layers need the package liger-kernel; "
+                                       "run `pip install liger-kernel`\n")
 
 
 def test_fused_layers_leave_other_models_alone(monkeypatch):
@@ -162,6 +169,6 @@ def test_fused_layers_leave_other_models_alone(monkeypatch):
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", modeling_llama.apply_rotary_pos_emb)
     ids = torch.randint(97, (2, 7))
     plain = tiny()(ids).logits
-    assert speed.fused_layers(speed.fused_layers(tiny())).fused
+    assert models.fused_layers(models.fused_layers(tiny())).fused
     assert torch.equal(tiny()(ids).logits, plain)
     assert not hasattr(modeling_llama.apply_rotary_pos_emb.args[0], "args")  # one turn, however many models
