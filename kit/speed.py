@@ -85,13 +85,27 @@ def largest(lengths, size, in_order):
     return list(max(batches, key=lambda batch: sum(lengths[i] for i in batch)))
 
 
+def arrays(trainer):
+    """Let rows with labels come as arrays: SFT's collator copies an array, and reads a list number by number.
+
+    Meanwhile a GPU waits. DPO's collator joins prompt and reply as lists, so its rows stay lists.
+    """
+    columns = trainer.train_dataset.column_names or ()
+    if "labels" in columns and "prompt_ids" not in columns:
+        trainer.train_dataset = trainer.train_dataset.with_format("numpy")
+
+
 def fit(trainer):
     """Try the largest micro batch of `trainer`; while it does not fit into the GPU, take fewer rows at once, and say so.
 
     Accumulation grows by as much, so the steps stay the same. One row that does not fit is tried again with
-    checkpointing. Raises SettingsError when that does not fit either. Does nothing without a GPU.
+    checkpointing. Raises SettingsError when that does not fit either. Rows come as `arrays` from then on. Does nothing
+    without a GPU.
     """
-    if models.device() != "cuda" or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if models.device() != "cuda":
+        return
+    arrays(trainer)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return
     args, asked, checkpointed = trainer.args, trainer.args.per_device_train_batch_size, False
     while not _tried(trainer):

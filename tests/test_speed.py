@@ -72,6 +72,7 @@ class Gpu:
     def __init__(self, rows, room):
         self.args = SimpleNamespace(per_device_train_batch_size=rows, gradient_accumulation_steps=2)
         self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+        self.train_dataset = SimpleNamespace(column_names=["prompt_ids"])
         self.room, self.model, self.tries = room, self, []
 
     def gradient_checkpointing_enable(self):
