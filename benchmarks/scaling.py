@@ -239,7 +239,6 @@ def made(shape):
 def timed(shape):
     """The second of two epochs of BATCHES steps, each micro batch packed, with Liger's layers where they are."""
     from kit import attention, models, training
-    from kit import speed as layers
 
     n = int(os.environ.get("WORLD_SIZE", "1"))
     micro, accumulation = MICRO.get(shape, (4, 2))
@@ -249,7 +248,7 @@ def timed(shape):
     used = [attention.use(model).config._attn_implementation]
     if gpu:
         with contextlib.suppress(KitError):  # Liger may not be installed
-            used.append("fused " + type(layers.fused_layers(model)).__name__)
+            used.append("fused " + type(models.fused_layers(model)).__name__)
     steps = rows(shape, batch * BATCHES)  # packed, batches of any rows are full; each is dealt to the processes
     steps = [steps[at + i] for at in range(0, len(steps), batch)
              for i in training.by_length([len(row.input_ids) for row in steps[at : at + batch]], batch, 0)]

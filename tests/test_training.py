@@ -21,7 +21,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from kit import attention, chat, records, runs, training
+from kit import attention, chat, identity, records, runs, speed, training
 from kit.errors import DataError, MissingError, SettingsError
 
 LN2 = 0.6931471805599453
@@ -118,6 +118,23 @@ def test_datasets_keep_ids_and_labels_together():
     assert made == sorted((e.input_ids, e.labels) for e in encoded)
     pairs = chat.encode_pairs(tokenizer, PAIRS)
     assert sorted(map(str, training.dpo_dataset(pairs, 2))) == sorted(map(str, pairs))
+
+
+def test_rows_as_arrays_make_the_same_batches(tmp_path):
+    model, tokenizer = base()
+    trainer = sft(tmp_path, model, tokenizer, chat.encode_chats(tokenizer, CHATS))
+
+    def seen():
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        return batch, identity._rows(trainer.train_dataset), type(trainer.train_dataset[0]["labels"]).__name__
+
+    (lists, digest, _), _ = seen(), speed.arrays(trainer)
+    arrays, same, kind = seen()
+    assert same == digest and kind == "ndarray"
+    assert all(torch.equal(lists[key], arrays[key]) and lists[key].dtype == arrays[key].dtype for key in lists)
+    paired = SimpleNamespace(train_dataset=training.dpo_dataset(chat.encode_pairs(tokenizer, PAIRS), 2))
+    speed.arrays(paired)
+    assert isinstance(paired.train_dataset[0]["prompt_ids"], list)
 
 
 def test_collator_puts_no_pad_in_the_loss(tmp_path):
