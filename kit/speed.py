@@ -39,7 +39,7 @@ def trained_ids_head():
     """TRL's head as one function for a CPU: log-probabilities, entropies and hits of the ids in the loss.
 
     The same call and numbers as trl.kernels.ChunkedLogProbFunction, which computes the scores twice and in tiles, as a
-    GPU needs it. Entropies carry no gradient. Scaled, capped or biased scores, autocast and GPUs stay with TRL's.
+    GPU needs it. Entropies carry no gradient. Scaled, capped or biased scores and GPUs stay with TRL's.
     """
     import torch
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
@@ -47,7 +47,7 @@ def trained_ids_head():
     class TrainedIds(torch.autograd.Function):
         @staticmethod
         def forward(ctx, hidden, weight, targets):
-            scores = hidden @ weight.t()
+            scores = (hidden @ weight.t()).float()  # under autocast the product alone is in bfloat16
             log_z, rows = scores.logsumexp(-1), torch.arange(len(targets))
             logps, hits = scores[rows, targets] - log_z, scores.argmax(-1) == targets
             p = (scores - log_z[:, None]).exp_()
@@ -61,14 +61,14 @@ def trained_ids_head():
             hidden, weight, targets, p = ctx.saved_tensors
             p = p.mul_(-grad[:, None])
             p[torch.arange(len(targets)), targets] += grad
-            return p @ weight, p.t() @ hidden, None
+            return (p @ weight).to(hidden.dtype), p.t() @ hidden.to(p.dtype), None
 
     class Head:
         @staticmethod
         def apply(hidden, weight, bias, targets, temperature, chunk, softcap, scale, outputs):
             plain = bias is None and softcap is None and (temperature, scale) == (1.0, 1.0)
-            if not plain or hidden.device.type != "cpu" or hidden.dtype != weight.dtype or "mean_logits" in outputs \
-                    or "log_sum_sq_probs" in outputs or torch.is_autocast_enabled("cpu"):
+            alike = hidden.dtype == weight.dtype or torch.is_autocast_enabled("cpu")
+            if not (plain and alike) or hidden.device.type != "cpu" or {"mean_logits", "log_sum_sq_probs"} & set(outputs):
                 return ChunkedLogProbFunction.apply(hidden, weight, bias, targets, temperature, chunk, softcap, scale,
                                                     outputs)
             logps, entropy, hits = TrainedIds.apply(hidden, weight, targets)

@@ -117,5 +117,19 @@ def test_smollm2_has_its_size():
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
 
 
-def test_no_bfloat16_without_its_units():
-    assert models.compute_dtype("cpu") == torch.float32 == models.compute_dtype("mps")
+@pytest.mark.parametrize("found,dtype", [({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+                                         ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+                                         ({"avx2": True}, torch.float32)])
+def test_bfloat16_where_its_units_are(found, dtype, monkeypatch):
+    monkeypatch.delenv("KIT_DTYPE")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert models.compute_dtype("cpu") == dtype
+    assert models.compute_dtype("mps") == torch.float32
+
+
+def test_the_arithmetic_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("KIT_DTYPE", "bfloat16")
+    assert models.compute_dtype("cpu") == torch.bfloat16
+    monkeypatch.setenv("KIT_DTYPE", "fp8")
+    with pytest.raises(SettingsError, match="KIT_DTYPE must be float32 or bfloat16, got 'fp8'"):
+        models.compute_dtype("cpu")

@@ -1,10 +1,11 @@
 """Mid-training of `pocket`: its weights read on, half their own distilled text, half calendar notes (notes.py).
 
-    python models/pocket/midtrain.py notes --work W --shares 320
+    python models/pocket/midtrain.py notes --work W --shares 320 --course 0
     python models/pocket/midtrain.py train --work W --steps 4000
 
 After `make.py tokenizer` and `make.py train` with the same W: reads W/train.npy, W/held.npy and the weights in W/model
-(or in --base), writes W/notes.npy, W/held_notes.npy and W/mid. `train` needs one CUDA GPU. `--toy` runs in seconds on a CPU.
+(or in --base), writes W/notes.npy, W/held_notes.npy and W/mid. `train` needs one CUDA GPU. `--toy` runs in seconds on
+a CPU.
 """
 
 import argparse
@@ -29,15 +30,15 @@ DOCUMENTS = 4000  # of notes in a share; one seed each
 
 def share(job):
     """Token ids of one share of notes."""
-    path, number, count = job
-    return encode((path, list(islice(notes.documents(SEED + number), count))))
+    path, number, count, course = job
+    return encode((path, list(islice(notes.documents(SEED + number, course), count))))
 
 
 def write_notes(args, work):
     """Share 0 is held out, the others are trained on."""
     path, count = work / "model" / "tokenizer.json", 20 if args.toy else DOCUMENTS
     with ProcessPoolExecutor(os.cpu_count(), get_context("fork")) as pool:
-        held, *written = pool.map(share, [(str(path), n, count) for n in range(args.shares + 1)])
+        held, *written = pool.map(share, [(str(path), n, count, args.course) for n in range(args.shares + 1)])
     np.save(work / "held_notes.npy", held)
     np.save(work / "notes.npy", np.concatenate(written))
     log(work, f"{sum(map(len, written))} tokens of notes in {args.shares} shares, {len(held)} held out")
@@ -118,6 +119,7 @@ def main():
     parser.add_argument("--length", type=int, default=1024, help="tokens of a window")
     parser.add_argument("--notes", type=float, default=0.5, help="share of notes in each step")
     parser.add_argument("--shares", type=int, default=320, help=f"shares of {DOCUMENTS} documents of notes to write")
+    parser.add_argument("--course", type=float, default=0.5, help="share of notes in phrases of the training rows")
     parser.add_argument("--peak", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--toy", action="store_true", help="a few seconds on a CPU, to see that it runs")
     args = parser.parse_args()

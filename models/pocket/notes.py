@@ -1,9 +1,9 @@
 """Calendar notes without end, seeded: plans in English with their parts listed, changed, questioned and compared.
 
-Half of the notes are in words of our own, half in the phrases of the course's training rows (rows.py).
+A share of them, `course`, is in the phrases of the course's training rows (rows.py), the others in our own words.
 
-`documents(seed)` is the whole interface. The numbers are computed, so each note is true. No cron is written: parts are
-listed with their names ("minute 30, hour 6, any date, month 3, weekdays 1 and 4"), and Sunday is weekday 0.
+`documents(seed, course)` is the whole interface. The numbers are computed, so each note is true. No cron is written:
+parts are listed with their names ("minute 30, hour 6, any date, month 3, weekdays 1 and 4"), and Sunday is weekday 0.
 
     python models/pocket/notes.py 5     prints five documents
 """
@@ -196,21 +196,21 @@ def listed(rows, rng):
     return rng.choice(FORMS).format(*lines) if len(lines) == 2 else dialogue(lines, rng)
 
 
-def note(rng, rows, phrases=()):
+def note(rng, rows, course, phrases=()):
     """One note: no line that could be read as cron, none of the lower-case `phrases` kept for evaluation."""
     while True:
         kind = rng.choices([k for k, _ in KINDS], [w for _, w in KINDS])[0]
-        text = listed(rows, rng) if rng.random() < 0.5 else kind(rng)
+        text = listed(rows, rng) if course and rng.random() < course else kind(rng)
         low = text.lower()
         if "*" not in text and not CRON.search(text) and not any(p in low for p in phrases):
             return text
 
 
-def documents(seed):
-    """Endless documents of one to five notes."""
+def documents(seed, course=0.5):
+    """Endless documents of one to five notes, a share `course` of them in the phrases of the training rows."""
     rng, rows, phrases = random.Random(seed), conversations(seed), load_phrases()
     while True:
-        yield "\n".join(note(rng, rows, phrases) for _ in range(rng.choice([1, 1, 2, 3, 5])))
+        yield "\n".join(note(rng, rows, course, phrases) for _ in range(rng.choice([1, 1, 2, 3, 5])))
 
 
 if __name__ == "__main__":
