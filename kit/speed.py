@@ -3,23 +3,9 @@
 import functools
 
 from kit import models
-from kit.errors import MissingError, SettingsError
+from kit.errors import SettingsError
 
 TOKENS = 32_768  # in one micro batch: enough to fill a large GPU with a small model
-
-
-def fused_layers(model):
-    """Norm, rotary and gated layers of `model` as Liger's kernels (CUDA); returns the model.
-
-    TRL's own switch for them is deprecated. Its head stays, so Liger's losses are left out. Raises MissingError where
-    Liger is not installed.
-    """
-    try:
-        from liger_kernel.transformers import _apply_liger_kernel_to_instance
-    except ImportError:
-        raise MissingError("fused layers need the package liger-kernel; run `pip install liger-kernel`") from None
-    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
-    return model
 
 
 def compiled_layers(model):
@@ -99,13 +85,27 @@ def largest(lengths, size, in_order):
     return list(max(batches, key=lambda batch: sum(lengths[i] for i in batch)))
 
 
+def arrays(trainer):
+    """Let rows with labels come as arrays: SFT's collator copies an array, and reads a list number by number.
+
+    Meanwhile a GPU waits. DPO's collator joins prompt and reply as lists, so its rows stay lists.
+    """
+    columns = trainer.train_dataset.column_names or ()
+    if "labels" in columns and "prompt_ids" not in columns:
+        trainer.train_dataset = trainer.train_dataset.with_format("numpy")
+
+
 def fit(trainer):
     """Try the largest micro batch of `trainer`; while it does not fit into the GPU, take fewer rows at once, and say so.
 
     Accumulation grows by as much, so the steps stay the same. One row that does not fit is tried again with
-    checkpointing. Raises SettingsError when that does not fit either. Does nothing without a GPU.
+    checkpointing. Raises SettingsError when that does not fit either. Rows come as `arrays` from then on. Does nothing
+    without a GPU.
     """
-    if models.device() != "cuda" or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if models.device() != "cuda":
+        return
+    arrays(trainer)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return
     args, asked, checkpointed = trainer.args, trainer.args.per_device_train_batch_size, False
     while not _tried(trainer):

@@ -1,6 +1,7 @@
 """Faster ways give the same numbers: the head on a CPU, fewer rows at once, narrower states."""
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -71,6 +72,7 @@ class Gpu:
     def __init__(self, rows, room):
         self.args = SimpleNamespace(per_device_train_batch_size=rows, gradient_accumulation_steps=2)
         self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+        self.train_dataset = SimpleNamespace(column_names=["prompt_ids"])
         self.room, self.model, self.tries = room, self, []
 
     def gradient_checkpointing_enable(self):
@@ -138,9 +140,36 @@ def test_compiled_layers_compute_the_same():
         assert float((model(ids).logits - plain).abs().max()) < 1e-6
 
 
-def test_fused_layers_without_liger_are_refused():
-    try:
-        import liger_kernel  # noqa: F401
-    except ImportError:
-        with pytest.raises(MissingError, match="pip install liger-kernel"):
-            speed.fused_layers(tiny())
+def test_fused_layers_without_liger_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
+    with pytest.raises(MissingError, match="pip install liger-kernel"):
+        models.fused_layers(tiny())
+
+
+def test_without_liger_a_gpu_is_told_once(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)  # as if it were not installed
+    models._say.cache_clear()
+    for _ in range(2):
+        models._fuse(tiny())
+    assert capsys.readouterr().out == ("training on this GPU would be faster: fused layers need the package liger-kernel; "
+                                       "run `pip install liger-kernel`\n")
+
+
+def test_fused_layers_leave_other_models_alone(monkeypatch):
+    """Liger exchanges the classes of transformers; a model built afterwards, or run on a CPU, must be an ordinary one."""
+    from transformers.models.llama import modeling_llama
+
+    def exchange(model, **losses):
+        assert losses == {"cross_entropy": False, "fused_linear_cross_entropy": False}
+        for name in ("LlamaRMSNorm", "LlamaMLP", "apply_rotary_pos_emb"):
+            setattr(modeling_llama, name, lambda *given: pytest.fail(f"{name} of another model"))
+        model.fused = True
+
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", SimpleNamespace(_apply_liger_kernel_to_instance=exchange))
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", modeling_llama.apply_rotary_pos_emb)
+    ids = torch.randint(97, (2, 7))
+    plain = tiny()(ids).logits
+    assert models.fused_layers(models.fused_layers(tiny())).fused
+    assert torch.equal(tiny()(ids).logits, plain)
+    assert not hasattr(modeling_llama.apply_rotary_pos_emb.args[0], "args")  # one turn, however many models

@@ -21,7 +21,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from kit import attention, chat, records, runs, training
+from kit import attention, chat, identity, records, runs, speed, training
 from kit.errors import DataError, MissingError, SettingsError
 
 LN2 = 0.6931471805599453
@@ -95,6 +95,21 @@ def test_order_saves_padding():
     assert lengths != sorted(lengths) and lengths != sorted(lengths, reverse=True)
 
 
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_processes_that_share_a_batch_hold_as_many_ids(count):
+    """A micro batch takes as long as its fullest process, and with rows sorted in each batch the first is the fullest."""
+    draw, size = random.Random(0), 64 * count
+    lengths = [min(2048, max(8, int(draw.lognormvariate(math.log(270), 0.9)))) for _ in range(16 * size)]
+
+    def fullest(order, micro=16):
+        shares = [sum(lengths[i] for i in order[at : at + micro]) for at in range(0, len(order), micro)]
+        return sum(max(shares[at : at + count]) * count for at in range(0, len(shares), count)) / sum(shares)
+
+    order = training.by_length(lengths, size, 0)
+    in_rows = [i for at in range(0, len(order), size) for i in sorted(order[at : at + size], key=lambda i: -lengths[i])]
+    assert fullest(order) < 1.01 and fullest(order) - 1 < 0.1 * (fullest(in_rows) - 1)
+
+
 def test_datasets_keep_ids_and_labels_together():
     _, tokenizer = base()
     encoded = chat.encode_chats(tokenizer, CHATS)
@@ -103,6 +118,23 @@ def test_datasets_keep_ids_and_labels_together():
     assert made == sorted((e.input_ids, e.labels) for e in encoded)
     pairs = chat.encode_pairs(tokenizer, PAIRS)
     assert sorted(map(str, training.dpo_dataset(pairs, 2))) == sorted(map(str, pairs))
+
+
+def test_rows_as_arrays_make_the_same_batches(tmp_path):
+    model, tokenizer = base()
+    trainer = sft(tmp_path, model, tokenizer, chat.encode_chats(tokenizer, CHATS))
+
+    def seen():
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        return batch, identity._rows(trainer.train_dataset), type(trainer.train_dataset[0]["labels"]).__name__
+
+    (lists, digest, _), _ = seen(), speed.arrays(trainer)
+    arrays, same, kind = seen()
+    assert same == digest and kind == "ndarray"
+    assert all(torch.equal(lists[key], arrays[key]) and lists[key].dtype == arrays[key].dtype for key in lists)
+    paired = SimpleNamespace(train_dataset=training.dpo_dataset(chat.encode_pairs(tokenizer, PAIRS), 2))
+    speed.arrays(paired)
+    assert isinstance(paired.train_dataset[0]["prompt_ids"], list)
 
 
 def test_collator_puts_no_pad_in_the_loss(tmp_path):
