@@ -30,7 +30,7 @@ from kit import identity, pairs, runs, schedules, scoring, training
 PROJECT = Path(__file__).parents[1]
 BATCH, SEEDS = 64, (0, 1, 2)
 OWN_K, SAMPLES = 2, 1  # sampled replies: to a prompt for pairs, to a question for its score
-FINAL = 0.22  # share of the time that is kept for the test questions
+FINAL = 0.4  # share of what is left after sampling that is kept for the test questions
 START = {"set": "own form", "loss": "sigmoid", "lr": 1e-5, "beta": 0.3, "sft": 1.0, "steps": 75, "batch": BATCH}
 SETTINGS = [START, {**START, "lr": 3e-6}, {**START, "beta": 0.1, "sft": 3.0}, {**START, "loss": "sft"},
             {**START, "set": "mixed", "steps": 150}, {**START, "set": "file", "lr": 5e-6},
@@ -209,8 +209,8 @@ def start(on):
 def choose(workers, given, found, keep):
     """Every setting and control once on validation rows; return (DPO setting, control) by the rule."""
     tried = [{**s, "steps": 2} for s in SETTINGS[2:5]] if given.toy else SETTINGS
-    results = workers.map([start("validation"), *(job(s, "validation", 0) for s in tried)],
-                          workers.until - FINAL * given.seconds)
+    until = workers.until - FINAL * max(workers.until - time.monotonic(), 0)
+    results = workers.map([start("validation"), *(job(s, "validation", 0) for s in tried)], until)
     before, table = results[0], []
     if before:
         found["validation before"] = mean_levels([before])

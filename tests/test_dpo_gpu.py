@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,12 @@ def result(test, edits, kind, loss="sigmoid", seed=0):
 class Workers:
     """Answers jobs from a table (loss, learning rate) -> result; None where it has none."""
 
-    until = 0.0
-
-    def __init__(self, table):
-        self.table, self.asked = table, []
+    def __init__(self, table, left=100.0):
+        self.table, self.asked, self.until, self.given = table, [], time.monotonic() + left, []
 
     def map(self, jobs, until):
         self.asked += jobs
+        self.given.append(until - time.monotonic())
         return [self.table.get((job.get("loss"), job.get("lr"))) for job in jobs]
 
 
@@ -41,7 +41,7 @@ def test_the_rule_weighs_the_groups_alike_and_passes_over_what_failed(monkeypatc
     monkeypatch.setattr(dpo_gpu, "SETTINGS", [
         {**dpo_gpu.START, "lr": 1e-5}, {**dpo_gpu.START, "lr": 2e-5}, {**dpo_gpu.START, "lr": 3e-5},
         {**dpo_gpu.START, "loss": "sft", "lr": 1e-5}])
-    given = argparse.Namespace(toy=False, seconds=600)
+    given = argparse.Namespace(toy=False, seconds=600)  # most of them gone: settings are tried in what is left
     workers = Workers({(None, None): result(2, 1, 1), ("sigmoid", 1e-5): result(4, 0, 1),
                        ("sigmoid", 2e-5): result(1, 2, 1), ("sft", 1e-5): result(2, 1, 1)})
     found = {}
@@ -53,6 +53,7 @@ def test_the_rule_weighs_the_groups_alike_and_passes_over_what_failed(monkeypatc
     dpo_gpu.final(workers, chosen, found, lambda **more: found.update(more))
     assert {(job.get("lr"), job["on"]) for job in workers.asked if job["on"] == "test"} == {
         (None, "test"), (2e-5, "test"), (1e-5, "test")}
+    assert workers.given == pytest.approx([60, 100], abs=1)
     assert found["test"][0]["seeds"] == 3 and found["test"][0]["results"][0]["edits"]["hits"] == 2
     assert found["against_control"]["right, edits"][0] == pytest.approx(0.5)
 
@@ -72,3 +73,16 @@ def test_every_setting_has_a_control_and_pairs_enough():
     assert {s["loss"] for s in dpo_gpu.SETTINGS[:4]} == {"sigmoid", "sft"}
     assert all(s["steps"] * s["batch"] <= 2 * 6_400 and s["set"] in ("own form", "file", "mixed")
                for s in dpo_gpu.SETTINGS)
+
+
+def test_the_readme_says_what_was_recorded():
+    results = FOLDER / "benchmarks" / "results"
+    course, dpo = (json.loads((results / f"{name}.json").read_text()) for name in ("course_gpu_long", "dpo_gpu"))
+    rows = course["stages"]["completion SFT"]["rows"], course["stages"]["chat SFT"]["rows"]
+    said = next(line for line in (FOLDER / "benchmarks" / "README.md").read_text(encoding="utf-8").splitlines()
+                if "`dpo_gpu.py`" in line)
+    asked, paired = (sum(shard[key] for shard in dpo["sampled"]) for key in ("asked", "pairs"))
+    for number in (*rows, asked, paired):
+        assert f"{number:,}" in said
+    assert f"{course['seconds']:.0f} s" in said and course["date"] in said
+    assert ("no DPO setting was tried" in said) == (not dpo["validation"])
