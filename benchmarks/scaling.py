@@ -41,7 +41,8 @@ SHAPES = {  # hidden, layers, inner, heads, kv heads, tied, vocabulary
     "toy": (64, 2, 128, 4, 2, True, 512),
     "toy2": (64, 3, 128, 4, 2, False, 512),
 }
-MICRO = {"0.6B": (16, 4), "1.7B": (8, 4)}  # rows at once in one process, micro batches a step
+# Rows at once in one process, micro batches a step: fewer ids do not fill an H100, whose CPU then decides the speed.
+MICRO = {"0.6B": (80, 1), "1.7B": (24, 2)}
 BATCHES = 16  # steps of an epoch: the first warms up and meets all lengths, the second is timed
 MEDIAN, SPREAD, LONGEST, MEMORY_IDS = 270, 0.9, 1024, 2048  # ids of a row, log-normal; ids of a row of "memory"
 MEMORY_STEPS = 4
@@ -59,8 +60,8 @@ def jobs(options):
     listed = []
     for script in ("sft_chat", "dpo"):
         # One process in micro batches of N's size differs from N by the sums alone; in one batch, also by its kernels.
-        listed += [("losses", 200, [script, "ddp", 1, 32], None, "losses"),
-                   ("losses", 200, [script, "ddp", 1, 32 // most], most - 1, "losses")]
+        listed += [("losses", 200, [script, "ddp", 1, 32], None, "losses")]
+        listed += [("losses", 200, [script, "ddp", 1, 32 // n], n - 1, "losses") for n in options.gpus if n > 1]
         listed += [("losses", 200, [script, strategy, n, 32 // n], None, "losses")
                    for n in options.gpus if n > 1 for strategy in ("ddp", "fsdp2")]
     if most > 1:
@@ -105,7 +106,8 @@ def speed(shapes, strategy, n):
 def memory(shapes, strategy, n):
     """Full fine-tuning steps, a row of 2,048 ids in each process; beside the peak what the planner says."""
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-    launch.run(__file__, n, strategy=strategy, child=shapes, result=str(parts("memory", shapes, strategy, n)), full=True)
+    result = str(parts("memory", shapes, strategy, n))
+    launch.run(__file__, n, strategy=strategy, child=shapes, result=result, full=True)
 
 
 def parts(*job):
@@ -247,7 +249,11 @@ def timed(shape):
     if gpu:
         with contextlib.suppress(KitError):  # Liger may not be installed
             used.append("fused " + type(models.fused_layers(model)).__name__)
-    data = training.sft_dataset(rows(shape, batch * BATCHES), batch)
+    steps = rows(shape, batch * BATCHES)  # packed, batches of any rows are full; each is dealt to the processes
+    steps = [steps[at + i] for at in range(0, len(steps), batch)
+             for i in training.by_length([len(row.input_ids) for row in steps[at : at + batch]], batch, 0)]
+    data = training.dataset({"input_ids": [row.input_ids for row in steps], "labels": [row.labels for row in steps]},
+                            f"{shape} {batch}")
     trainer, clock = trainer_of(model, data, 2 * BATCHES, training.hardware(batch, micro))
     trainer.train()
     seconds, ids = clock.ends[-1] - clock.ends[BATCHES - 1], sum(map(len, data["input_ids"]))
@@ -295,8 +301,8 @@ def trainer_of(model, data, steps, fitting):
             self.ends += (time.perf_counter(),)
 
     clock = Clock()
-    config = SFTConfig(**fitting, output_dir=tempfile.mkdtemp(), max_steps=steps, save_strategy="no", learning_rate=1e-5,
-                       logging_steps=1, report_to="none", max_length=None, disable_tqdm=True,
+    config = SFTConfig(**fitting, output_dir=tempfile.mkdtemp(), max_steps=steps, save_strategy="no",
+                       learning_rate=1e-5, logging_steps=1, report_to="none", max_length=None, disable_tqdm=True,
                        dataset_kwargs={"skip_prepare_dataset": True})
     return SFTTrainer(model, config, train_dataset=data, processing_class=tiny.tokenizer(), callbacks=[clock]), clock
 
@@ -339,7 +345,8 @@ def do(kind, seconds, arguments, card):
     finally:
         launch._kill(process)
     took = round(time.monotonic() - began)
-    Path(f"{runs.root()}-{kind}-{'-'.join(map(str, arguments)).replace(',', '+')}.log").write_text(out)
+    with open(os.environ["SCALING_LOG"], "a", encoding="utf-8") as log:
+        log.write(f"\n===== {kind} {arguments}\n{out[-6000:]}\n")
     if kind not in ("speed", "memory"):
         found = [json.loads(line[8:]) for line in out.splitlines() if line.startswith("RESULT: ")]
         told = {"result": found[0]} if found else {"error": out[-3000:]}
@@ -390,9 +397,9 @@ def table(results):
             print(f"{name:34} ended after {found['ended_after_s']} s: {found['told'][:90]}; {found['resumed']}")
         else:
             script, micro = (r["arguments"][0], r["arguments"][-1]) if r["job"] == "losses" else ("sft_chat", 16)
-            gaps = [f"{apart(found['losses'], good[key]['losses']):.1e} nats from one process in micro batches of {size}"
+            gaps = [f"{apart(found['losses'], good[key]['losses']):.1e} in micro batches of {size}"
                     for size in (micro, 32) if (key := ("losses", script, "ddp", 1, size)) in good]
-            print(f"{name:34} {', '.join(gaps) or 'nothing to compare'}")
+            print(f"{name:34} nats from one process: {', '.join(gaps) or 'nothing to compare'}")
 
 
 def main():
@@ -418,7 +425,9 @@ def main():
     most = 2 if options.toy else max(1, torch.cuda.device_count())
     options.gpus = options.gpus or [2**k for k in range(most.bit_length()) if 2**k <= most]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["KIT_RUNS"] = str(options.out.absolute().with_suffix(".runs"))
+    folder = Path(os.environ.get("KIT_RUNS", options.out.parent), f"{options.out.stem}.runs")
+    os.environ["KIT_RUNS"] = str(folder.absolute())
+    os.environ["SCALING_LOG"] = str(options.out.absolute().with_suffix(".log"))
     run(list(jobs(options)), options.out, time.monotonic() + 60 * options.minutes)
     return None
 

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import dataclasses
 import datetime
-import math
 import os
 import re
 import time
@@ -140,20 +139,6 @@ def _first(error):
     return re.sub(r"^\[\S+?:\d+\] ", "", str(error).splitlines()[0])[:120].rstrip(". ")
 
 
-def tell_rows_taken_twice(trainer):
-    """Say when accelerate fills up the last batches of an epoch: one process takes fewer rows in that step."""
-    args = trainer.args
-    if not hasattr(trainer.train_dataset, "__len__"):
-        return  # a stream
-    rows = len(trainer.train_dataset)
-    share = args.world_size * args.per_device_train_batch_size
-    last = math.ceil(rows / share / args.gradient_accumulation_steps)
-    reached = args.max_steps >= last if args.max_steps > 0 else args.num_train_epochs >= 1
-    if args.world_size > 1 and reached and rows % share:
-        print(f"{rows} rows are no multiple of {share}: the last step of an epoch takes {-rows % share} of them twice, "
-              "and differs from that of one process")
-
-
 def finite(model, step):
     """Raise DivergedError when a weight is not finite: the last update may break what the loss has not seen yet."""
     import torch
@@ -162,6 +147,20 @@ def finite(model, step):
     local = [p.to_local() if hasattr(p, "to_local") else p for p in trained]  # FSDP: each process looks at its part
     if not torch.stack([p.isfinite().all() for p in local]).all():
         raise DivergedError(f"step {step}: finite weights were expected, NaN or infinity came; lower learning_rate")
+
+
+def as_split(trainer):
+    """The model before it is split, called as FSDP2 will: on weights in bfloat16, the norms' too, which autocast keeps.
+
+    TRL has split DPO's reference by then; its log-probabilities are those of rounded weights.
+    """
+    import torch
+
+    policy = trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.mixed_precision_policy
+    if not policy:
+        return trainer.model
+    weights = {name: p.detach().to(policy.param_dtype) for name, p in trainer.model.named_parameters()}
+    return lambda **inputs: torch.func.functional_call(trainer.model, weights, kwargs=inputs)
 
 
 def describe(trainer, folder):
@@ -200,27 +199,26 @@ def weigh_by_tokens(trainer):
 
     TRL 1.16 takes that mean in each micro batch and then averages the means, so a step depends on how it is split over
     micro batches and processes (derived on three integers in lesson 06). The weight of the term is scaled by the micro
-    batch's ids over the step's mean number of them; the sum over the step is then exact.
+    batch's ids over the step's mean number of them; the sum over the step is then exact. So is the mean over pairs,
+    of which the last micro batches of an epoch may hold fewer.
     """
     collect, loss = trainer.get_batch_samples, trainer._compute_loss
-
-    def chosen_ids(batch):
-        return batch["completion_mask"].chunk(2)[0][:, 1:].sum()  # the loss predicts each id from those before it
 
     def get_batch_samples(self, iterator, count, device):
         import torch
 
         samples, items = collect(self, iterator, count, device)
         if samples:
-            total = torch.stack([sum(map(chosen_ids, samples)), torch.tensor(len(samples)).to(device)]).to(device)
-            ids, batches = self.accelerator.reduce(total, "sum")
-            self.mean_chosen_ids = ids / batches
+            total = torch.cat([sum(map(amounts, samples)).to(device), torch.tensor([len(samples)], device=device)])
+            ids, pairs, batches = self.accelerator.reduce(total, "sum")
+            self.means = torch.stack([ids, pairs]) / batches
         return samples, items
 
     def _compute_loss(self, model, inputs, *args, **options):
-        step = self.mean_chosen_ids if self.model.training and hasattr(self, "mean_chosen_ids") else chosen_ids(inputs)
-        weights, share = self.loss_weights, chosen_ids(inputs) / step
-        self.loss_weights = [weight * (share if kind == "sft" else 1)
+        mine = amounts(inputs)
+        ids, pairs = mine / (self.means if self.model.training and hasattr(self, "means") else mine)
+        weights = self.loss_weights
+        self.loss_weights = [weight * (ids if kind == "sft" else pairs)
                              for kind, weight in zip(self.loss_types, weights, strict=True)]
         try:
             return loss(self, model, inputs, *args, **options)
@@ -229,3 +227,11 @@ def weigh_by_tokens(trainer):
 
     trainer.get_batch_samples, trainer._compute_loss = get_batch_samples, _compute_loss
     return trainer
+
+
+def amounts(batch):
+    """[chosen ids that the loss predicts, pairs] of a DPO batch; it predicts each id from those before it."""
+    import torch
+
+    mask = batch["completion_mask"]
+    return torch.stack([mask.chunk(2)[0][:, 1:].sum(), torch.tensor(len(mask) // 2, device=mask.device)])

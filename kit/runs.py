@@ -12,7 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
-from kit import checkpoints, identity, processes
+from kit import checkpoints, identity, processes, shares
 from kit.errors import CheckpointError, KitError, MissingError, SettingsError
 
 
@@ -166,13 +166,13 @@ class Run:
             if main:
                 checkpoints.lock(self.folder)
                 self._same({"settings": identity.settings(trainer, tokenizer)})
-                processes.tell_rows_taken_twice(trainer)
             processes.meet(self.folder)
             if self.finished:
                 if main:
                     print(f"{self.folder.name} is finished ({self.report['steps']} steps); nothing was trained")
                 return
             training.enforce(trainer, tokenizer)
+            shares.share_last_rows(trainer)
             recorder = Recorder(self, trainer, first_loss)
             with processes.watched(self.folder):
                 steps = recorder.train(self._newest(trainer))

@@ -10,7 +10,7 @@ import math
 import sys
 from dataclasses import dataclass
 
-from kit import chat, records
+from kit import chat, decoding, records
 from kit.errors import DataError, exit_code
 
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
@@ -74,27 +74,22 @@ def _generating(model):
         model.config.use_cache = use_cache
 
 
-def generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=64, temperature=0.0, seed=0):
+def generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=128, temperature=0.0, seed=0):
     """Texts that follow the id lists `prompts`, greedy by default, in their order.
 
-    Prompts are padded on the left and batched by length; each text ends before its first stop token.
+    Prompts are batched by length; each text ends before its first stop token.
     """
     import torch
 
-    order, texts = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), [None] * len(prompts)
-    where = next(model.parameters()).device
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    order, texts = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i])), [None] * len(prompts)
     torch.manual_seed(seed)
     with _generating(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            width = max(len(prompts[i]) for i in rows)
-            ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(prompts[i])) + prompts[i] for i in rows])
-            mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows])
-            out = model.generate(input_ids=ids.to(where), attention_mask=mask.to(where), max_new_tokens=max_new_tokens,
-                                 pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **sampling)
-            for i, row in zip(rows, out[:, width:].tolist(), strict=True):
-                texts[i] = chat.decode_reply(tokenizer, row)
+            made = decoding.decode(model, [prompts[i] for i in rows], stop=tokenizer.eos_token_id,
+                                   pad=tokenizer.pad_token_id, max_new_tokens=max_new_tokens, temperature=temperature)
+            for i, ids in zip(rows, made, strict=True):
+                texts[i] = chat.decode_reply(tokenizer, ids)
     return texts
 
 

@@ -13,7 +13,7 @@ import re
 from kit import chat, models, runs, speed
 from kit.errors import MissingError, SettingsError
 from kit.preflight import Check, data_checks, examples, label_checks
-from kit.processes import join
+from kit.processes import as_split, join
 
 LN2 = math.log(2)
 
@@ -49,9 +49,8 @@ def dataset(columns, fingerprint):
 def by_length(lengths, batch_size, seed):
     """Order of the rows in which a batch holds rows of like length, so that little of it is padding.
 
-    Rows are shuffled, sorted within pieces of 50 batches, and the batches shuffled. transformers' own grouping draws
-    other batches for another number of processes; this order does not know how many there are. Within a batch, each
-    half, quarter and so on holds as many ids as the others: processes that share a batch wait for each other.
+    Shuffled, sorted within pieces of 50 batches, batches shuffled; the number of processes plays no part. They wait for
+    each other, so each half or quarter of a batch holds about as many ids: bit-reversed Gray codes, 0 3 1 2 of four.
     """
     draw = random.Random(seed)
     rows, piece = draw.sample(range(len(lengths)), len(lengths)), 50 * batch_size
@@ -59,12 +58,8 @@ def by_length(lengths, batch_size, seed):
     batches = [p[at : at + batch_size] for p in pieces for at in range(0, len(p), batch_size)]
     whole = [batch for batch in batches if len(batch) == batch_size]
     draw.shuffle(whole)
-    return [i for batch in whole + [b for b in batches if len(b) < batch_size] for i in _dealt(batch)]
-
-
-def _dealt(rows):
-    """Sorted rows in the bit-reversed order of their Gray codes: 0 3 | 1 2 of four, 0 7 3 4 | 1 6 2 5 of eight."""
-    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: f"{i ^ i >> 1:032b}"[::-1])]
+    dealt = sorted(range(batch_size), key=lambda i: f"{i ^ i >> 1:032b}"[::-1])
+    return [b[i] for b in whole + [b for b in batches if len(b) < batch_size] for i in dealt if i < len(b)]
 
 
 def sft_dataset(encoded, batch_size=32, seed=0):
@@ -247,8 +242,8 @@ def _reference(trainer):
     ref = [logps.to(batch["input_ids"].device) for logps in ref]
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, chat.IGNORED)
     with torch.no_grad(), trainer.accelerator.autocast():
-        policy = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
-                               use_cache=False, fused_lm_head=True).log_probs.sum(1).chunk(2)
+        policy = as_split(trainer)(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
+                                   use_cache=False, fused_lm_head=True).log_probs.sum(1).chunk(2)
     trainer.model.train(training)
     margin = (policy[0] - ref[0]) - (policy[1] - ref[1])
     loss = float(-torch.nn.functional.logsigmoid(trainer.beta * margin).mean())

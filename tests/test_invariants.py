@@ -116,35 +116,11 @@ def test_another_seed_is_another_run(lesson, whole):
     assert [row["batch_hash"] for row in other] != [row["batch_hash"] for row in rows(whole)]
 
 
-def test_an_epoch_that_does_not_divide_is_told(capsys):
-    """18 rows over 4 processes of 2: accelerate repeats 6 in the last batches, which one process would not."""
-    from types import SimpleNamespace
-
-    from kit import processes
-
-    args = SimpleNamespace(world_size=4, per_device_train_batch_size=2, gradient_accumulation_steps=1, max_steps=-1,
-                           num_train_epochs=1.0)
-    for rows, change, told in (
-        (18, {}, "takes 6 of them twice"), (18, {"num_train_epochs": 0.6}, ""), (16, {}, ""),
-        (18, {"max_steps": 2}, ""), (18, {"max_steps": 3}, "takes 6 of them twice"), (18, {"world_size": 1}, ""),
-    ):
-        processes.tell_rows_taken_twice(SimpleNamespace(args=SimpleNamespace(**vars(args) | change),
-                                                        train_dataset=range(rows)))
-        printed = capsys.readouterr().out
-        assert told in printed and bool(told) == bool(printed), (rows, change, printed)
-
-
 def test_packed_rows_on_two_processes_are_one(folder):
     """TRL's own packing: a row is a pack of uneven documents, and a process has another number of trained ids."""
     same = {"packing": True, "dropout": 0.0, "rows": 60, "max_steps": 4}
     one = tiny.train("packs1", accumulation=2, **same)
-    fields = json.dumps({"name": "packs2", "accumulation": 1, **same})
-    done = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--num_processes=2",
-                           f"--config_file={launch.CONFIGS}/ddp.yaml", "--main_process_port=0", tiny.__file__, fields],
-                          capture_output=True, text=True, check=False, timeout=200,
-                          env=os.environ | launch._environment(2))
-    assert done.returncode == 0, done.stderr[-2000:]
-    two = runs.root() / "packs2"
+    two = tiny.train_on("packs2", 2, accumulation=1, **same)
     assert json.loads((two / "run.json").read_text())["world_size"] == 2
     check_same(two, one, steps=4)
     assert sum(row["tokens"] for row in rows(one)) / (4 * 4) > 20  # of the 32 that fit: packs, not rows

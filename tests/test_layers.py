@@ -16,9 +16,9 @@ FOLDER = Path(kit.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
 NAMES = [file.stem for file in FILES if file.stem != "__init__"]
 LAYERS = [{"errors"}, {"params"}, {"shapes", "tables", "sources", "reports", "records", "memory"}, {"schedules"},
-          {"embeddings", "chat", "attention"},
+          {"embeddings", "chat", "attention", "decoding"},
           {"checkpoints", "identity", "models", "recorder", "runs", "speed", "fits", "preflight", "training", "pairs",
-           "scoring", "export", "processes", "launch"},
+           "scoring", "export", "processes", "shares", "launch"},
           {"show", "planner", "commands"}]
 LIGHT = ("errors", "params", "memory", "records", "schedules")
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "pyarrow", "pandas", "numpy",

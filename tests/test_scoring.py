@@ -2,13 +2,14 @@
 
 import json
 import math
+import random
 from types import SimpleNamespace
 
 import pytest
 import torch
 from bases import CHATS, PAIRS, base
 
-from kit import chat, schedules, scoring
+from kit import chat, decoding, schedules, scoring
 from kit.errors import DataError
 
 PROMPTS = ["every day", "monday", "at 12:30 on the first of each month", "", "x", "every 5 minutes, please", "\u2615"]
@@ -68,17 +69,58 @@ def test_batched_equals_one_by_one(pair):
         assert scoring.generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=size) == alone
 
 
-def test_mutant_padding_on_the_right_is_seen(pair, monkeypatch):
+def test_mutant_padding_that_is_seen(pair, monkeypatch):
     """Without its mask, a padded row sees the pads and answers something else."""
     model, tokenizer = pair
     prompts = [[0, *ids] for ids in chat.encode_text(tokenizer, PROMPTS)]
-    good, honest = scoring.generate(model, tokenizer, prompts, max_new_tokens=8), model.generate
+    good, honest = scoring.generate(model, tokenizer, prompts, max_new_tokens=8), decoding._logits
 
-    def blind(input_ids, attention_mask, **options):
-        return honest(input_ids=input_ids, attention_mask=torch.ones_like(attention_mask), **options)
+    def blind(model, ids, cache, mask, positions):
+        return honest(model, ids, cache, torch.ones_like(mask), positions)
 
-    monkeypatch.setattr(model, "generate", blind)
+    monkeypatch.setattr(decoding, "_logits", blind)
     assert scoring.generate(model, tokenizer, prompts, max_new_tokens=8) != good
+
+
+def decoded(model, prompts, **options):
+    """decode's ids, and the number of ids that the model computed in each call."""
+    computed = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda m, args, out: computed.append(args[0].numel()))
+    with torch.no_grad():
+        made = decoding.decode(model, prompts, pad=1, **options)
+    hook.remove()
+    return made, computed
+
+
+def test_decode_equals_generate_and_computes_what_is_still_open(pair):
+    """The stop token is an id that ends rows at different steps, so that rows leave the batch on the way."""
+    (model, _), draw = pair, random.Random(0)
+    prompts = [[draw.randrange(2, 40) for _ in range(draw.randrange(1, 8))] for _ in range(30)]
+    free, _ = decoded(model, prompts, stop=-1, max_new_tokens=12)
+    stop = max({i for row in free for i in row}, key=lambda i: len({row.index(i) for row in free if i in row}))
+    kept = [at for at, row in enumerate(free) if at < 2 or stop in row] * 2
+    prompts, free = [prompts[at] for at in kept], [free[at] for at in kept]
+    made, computed = decoded(model, prompts, stop=stop, max_new_tokens=12)
+    assert made == [row[: row.index(stop) + 1] if stop in row else row for row in free]
+    assert len({len(row) for row in made}) > 2 and min(computed[1:]) < len(prompts) == max(computed[1:])
+    assert computed[0] == max(map(len, prompts)) * len(set(map(tuple, prompts)))  # equal prompts are read once
+    for prompt, row in zip(prompts, made, strict=True):
+        alone = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=stop,
+                               pad_token_id=1)[0, len(prompt) :]
+        assert alone.tolist() == row
+
+
+def test_draws_are_as_frequent_as_the_model_says(pair):
+    model, _ = pair
+    n, prompt = 20_000, [0, 5, 9]
+    torch.manual_seed(0)
+    for temperature in (1.0, 0.5):
+        made, computed = decoded(model, [prompt] * n, stop=-1, max_new_tokens=1, temperature=temperature)
+        counts = torch.bincount(torch.tensor(made)[:, 0], minlength=model.config.vocab_size)
+        with torch.no_grad():
+            wanted = n * (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
+        statistic, free = ((counts - wanted) ** 2 / wanted).sum(), len(wanted) - 1
+        assert computed == [len(prompt)] and abs(statistic - free) < 5 * math.sqrt(2 * free)
 
 
 def test_generation_stops_at_the_stop_token():

@@ -95,6 +95,21 @@ def test_order_saves_padding():
     assert lengths != sorted(lengths) and lengths != sorted(lengths, reverse=True)
 
 
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_processes_that_share_a_batch_hold_as_many_ids(count):
+    """A micro batch takes as long as its fullest process, and with rows sorted in each batch the first is the fullest."""
+    draw, size = random.Random(0), 64 * count
+    lengths = [min(2048, max(8, int(draw.lognormvariate(math.log(270), 0.9)))) for _ in range(16 * size)]
+
+    def fullest(order, micro=16):
+        shares = [sum(lengths[i] for i in order[at : at + micro]) for at in range(0, len(order), micro)]
+        return sum(max(shares[at : at + count]) * count for at in range(0, len(shares), count)) / sum(shares)
+
+    order = training.by_length(lengths, size, 0)
+    in_rows = [i for at in range(0, len(order), size) for i in sorted(order[at : at + size], key=lambda i: -lengths[i])]
+    assert fullest(order) < 1.01 and fullest(order) - 1 < 0.1 * (fullest(in_rows) - 1)
+
+
 def test_datasets_keep_ids_and_labels_together():
     _, tokenizer = base()
     encoded = chat.encode_chats(tokenizer, CHATS)

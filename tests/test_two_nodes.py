@@ -3,7 +3,6 @@
 All traffic stays on a pair of virtual interfaces that the test makes and removes; processes join by gloo.
 """
 
-import itertools
 import json
 import os
 import shutil
@@ -16,6 +15,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import tiny
 
 from kit import launch, processes, runs
 from kit.errors import SettingsError
@@ -64,12 +65,7 @@ def inside(name):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("nodes")
-    with open(PROJECT / "data_samples" / "chat.jsonl", encoding="utf-8") as source:
-        (made / "chat.jsonl").write_text("".join(itertools.islice(source, ROWS)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KIT_RUNS", str(made / "runs"))
-        patch.setenv("HF_HUB_OFFLINE", "1")
+    with tiny.first_chats(tmp_path_factory.mktemp("nodes"), ROWS) as made:
         yield made
 
 

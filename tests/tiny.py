@@ -1,5 +1,7 @@
 """A model of 2 layers, a tokenizer and rows made on the spot, and a server that trains runs in processes to kill."""
 
+import contextlib
+import itertools
 import json
 import math
 import os
@@ -14,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 from datasets import Dataset, disable_progress_bars
@@ -121,6 +124,30 @@ def train(name="a", *, allow=(), callbacks=(), extra=None, **fields):
     first = math.log(2) if params.kind == "dpo" and not params.dropout else None
     run.train(built, tokenizer(), first_loss=first)
     return run
+
+
+@contextlib.contextmanager
+def first_chats(folder, rows):
+    """`folder` with the first rows of the course's chats as chat.jsonl; runs go there, and nothing is downloaded."""
+    with open(Path(__file__).parents[1] / "data_samples" / "chat.jsonl", encoding="utf-8") as source:
+        (folder / "chat.jsonl").write_text("".join(itertools.islice(source, rows)), encoding="utf-8")
+    with mock.patch.dict(os.environ, {"KIT_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1"}):
+        yield folder
+
+
+def train_on(name, processes, **fields):
+    """`train` by accelerate on as many CPU processes; returns the run's folder."""
+    from kit import launch
+
+    done = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}",
+                           f"--config_file={launch.CONFIGS}/ddp.yaml", "--main_process_port=0", __file__,
+                           json.dumps({"name": name, **fields})],
+                          capture_output=True, text=True, check=False, timeout=200,
+                          env=os.environ | launch._environment(processes))
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = runs.root() / name
+    assert json.loads((folder / "run.json").read_text())["world_size"] == processes
+    return folder
 
 
 class Forks:

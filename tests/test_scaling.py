@@ -1,0 +1,100 @@
+"""benchmarks/scaling.py: its jobs and how it goes on, and the committed results behind the words of its README."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from kit import memory
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+spec = importlib.util.spec_from_file_location("scaling", FOLDER / "scaling.py")
+scaling = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(scaling)
+RECORD = json.loads((FOLDER / "results" / "scaling.json").read_text(encoding="utf-8"))
+FOUND = {(row["job"], *row["arguments"]): row["result"] for row in RECORD["results"] if "result" in row}
+ROW = next(line for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines() if "`scaling.py`" in line)
+H100 = 989e12  # FLOP/s in bf16
+
+
+def losses(*job):
+    return FOUND[job]["losses"]
+
+
+@pytest.mark.parametrize("script", ["sft_chat", "dpo"])
+def test_two_gpus_under_ddp_lost_nothing_on_one(script):
+    """To the last bit, when one GPU takes the same 16 rows at once; 32 at once change its own kernels' sums."""
+    assert losses("losses", script, "ddp", 2, 16) == losses("losses", script, "ddp", 1, 16)
+    other = scaling.apart(losses("losses", script, "ddp", 1, 32), losses("losses", script, "ddp", 1, 16))
+    assert 0 < other < 0.01
+    assert len(losses("losses", script, "ddp", 2, 16)) == scaling.LOSS_STEPS
+
+
+def test_the_kernel_forked_to_two_gpus_trained_the_same():
+    assert losses("kernel", 2) == losses("losses", "sft_chat", "ddp", 1, 16)
+    assert FOUND["kernel", 2]["by"].startswith("ipykernel")
+
+
+def test_fsdp2_is_as_near_as_its_rounded_weights_allow():
+    gap = scaling.apart(losses("losses", "sft_chat", "fsdp2", 2, 16), losses("losses", "sft_chat", "ddp", 1, 16))
+    assert gap < 0.01 and f"FSDP2 within {gap:.4f} nats" in ROW
+
+
+def test_tokens_a_second_are_those_of_the_timed_epoch():
+    timed = [result for key, result in FOUND.items() if key[0] == "speed"]
+    assert len(timed) == 6
+    for result in timed:
+        assert result["tokens_per_s"] == pytest.approx(result["tokens"] / (scaling.BATCHES * result["s_a_step"]))
+
+
+def rate(*job):
+    return FOUND["speed", *job]["tokens_per_s"]
+
+
+def test_the_words_say_what_the_rows_say():
+    told = []
+    for strategy, name in (("ddp", "DDP"), ("fsdp2", "FSDP2")):
+        shares = [rate(shape, strategy, 2) / rate(shape, "ddp", 1) / 2 for shape in ("0.6B", "1.7B")]
+        told.append(f"{shares[0]:.0%} (0.6B) and {shares[1]:.0%} (1.7B) under {name}")
+    assert f"efficiency {told[0]}, {told[1]}" in ROW
+    used = [6 * memory.shape(scaling.config(shape)).parameters * rate(shape, "ddp", 1) / H100
+            for shape in ("0.6B", "1.7B")]
+    assert f"one GPU used {used[0]:.0%} and {used[1]:.0%} of its peak" in ROW
+    assert f"ended after {FOUND['kill', 2]['ended_after_s']:.0f} s" in ROW and RECORD["machine"]["date"] in ROW
+
+
+def test_the_table_shows_the_efficiency_and_what_failed(capsys):
+    scaling.table(RECORD["results"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(RECORD["results"])
+    assert "efficiency 82.3%" in next(line for line in lines if line.startswith("speed 0.6B ddp 2"))
+    assert "FAILED: SettingsError: preflight" in next(line for line in lines if line.startswith("losses dpo fsdp2 2"))
+
+
+def options(gpus, only=scaling.KINDS):
+    return SimpleNamespace(gpus=gpus, toy=False, only=only)
+
+
+def test_one_gpu_is_compared_with_nothing():
+    assert [job[0] for job in scaling.jobs(options([1]))] == ["losses", "losses", "speed", "speed"]
+
+
+def test_jobs_at_once_never_share_a_timed_gpu():
+    jobs = scaling.jobs(options([1, 2, 4, 8]))
+    for wave in {job[-1] for job in jobs if job[0] in ("speed", "memory")}:
+        cards = [job[3] for job in jobs if job[-1] == wave]
+        assert len(cards) == 1 or None not in cards and len(set(cards)) == len(cards)
+    assert {tuple(job[2][1:]) for job in jobs if job[0] == "speed"} == {("ddp", 1), *(
+        (strategy, n) for strategy in ("ddp", "fsdp2") for n in (2, 4, 8))}
+
+
+def test_a_second_call_does_what_is_missing():
+    jobs = scaling.jobs(options([1, 2], ["speed", "kill"]))
+    done = [{"job": "kill", "arguments": [2], "result": {}},
+            {"job": "speed", "arguments": ["0.6B", "ddp", 2], "result": {}},
+            {"job": "speed", "arguments": ["1.7B", "ddp", 2], "error": "out of memory"},
+            {"job": "speed", "arguments": ["0.6B", "ddp", 1], "result": {}}]
+    left = [(kind, arguments) for kind, _, arguments, _, _ in scaling.wanted(jobs, done)]
+    assert left == [("speed", ["1.7B", "ddp", 1]), ("speed", ["1.7B", "ddp", 2]), ("speed", ["0.6B,1.7B", "fsdp2", 2])]
