@@ -97,8 +97,9 @@ def faster(found, layers):
     attention.use(found)
     if "fused" in layers:
         models.fused_layers(found)
-    if "compiled" in layers:
-        speed.compiled_layers(found)
+    if "compiled" in layers:  # not the whole model, whose embedding and head change with each batch's documents
+        for layer in found.base_model.layers:
+            layer.compile(dynamic=True)
     return found
 
 

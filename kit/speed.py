@@ -8,16 +8,6 @@ from kit.errors import SettingsError
 TOKENS = 32_768  # in one micro batch: enough to fill a large GPU with a small model
 
 
-def compiled_layers(model):
-    """Each layer of `model` compiled, one graph for all of them and for all lengths; returns the model.
-
-    The whole model is not: its embedding and head change with each batch's documents, and compile again each time.
-    """
-    for layer in model.base_model.layers:
-        layer.compile(dynamic=True)
-    return model
-
-
 def checkpointing(model, on=True):
     """Forget a layer's states after the forward pass and compute them again in the backward pass, or no longer do."""
     name = f"checkpointing_{'enable' if on else 'disable'}"

@@ -5,7 +5,6 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-import torch._dynamo
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
@@ -128,16 +127,6 @@ def test_states_are_narrow_under_autocast_only():
             model(ids)
     assert seen == [torch.float32, torch.bfloat16]
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-def test_compiled_layers_compute_the_same():
-    torch._dynamo.reset()
-    model, ids = tiny(), torch.randint(97, (2, 7))
-    plain = model(ids).logits.detach()
-    for layer in model.base_model.layers:
-        layer.compile(dynamic=True, backend="eager")
-    with torch.no_grad():
-        assert float((model(ids).logits - plain).abs().max()) < 1e-6
 
 
 def test_fused_layers_without_liger_are_refused(monkeypatch):
