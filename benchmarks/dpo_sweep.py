@@ -61,7 +61,7 @@ class Bench:
 
         from kit import attention, models
 
-        models.compute_dtype = lambda where=None: torch.float32  # the lessons run in float32 on a CPU
+        models.compute_dtype = lambda where=None: torch.float32  # the same on every machine
         attention.use = lambda model: model  # on a GPU, packed float32 rows are a call each
         self.out, self.toy, self.dpo, self.model, self.samples = out, toy, lesson("dpo"), model, samples
         self.size = 1024 if torch.cuda.is_available() else 64

