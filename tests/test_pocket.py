@@ -107,12 +107,12 @@ def test_any_text_comes_back(tokenizer, text):
 
 
 def test_it_has_learnt_english(model, tokenizer):
-    """Measured 0.625 on these 60 documents; random weights need 3.6, zlib on the joined text 2.9."""
+    """Measured 0.614 on these 60 documents; random weights need 3.6, zlib on the joined text 2.9."""
     assert bits_per_byte(model, tokenizer, held_out()[:60]) < 0.65
 
 
 def test_it_reads_a_clock_more_often_than_not(model, tokenizer, clocks):
-    """Greedy answers to 48 drawn times; measured 41. One answer in 288 would be chance."""
+    """Greedy answers to 48 drawn times; measured 47. One answer in 288 would be chance."""
     draw, right = random.Random(5), 0
     for hour, minute in [(draw.randrange(24), draw.choice(range(0, 60, 5))) for _ in range(48)]:
         asked = f"Q: Write {clocks.in_words(hour, minute)} {clocks.day_part(hour)} on the 24-hour clock.\nA:"
@@ -120,7 +120,7 @@ def test_it_reads_a_clock_more_often_than_not(model, tokenizer, clocks):
         with torch.no_grad():
             said = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
         right += tokenizer.decode(said).strip().startswith(f"{hour:02d}:{minute:02d}")
-    assert right >= 30
+    assert right >= 40
 
 
 def test_it_reads_as_far_as_its_configuration_says(model, tokenizer):
