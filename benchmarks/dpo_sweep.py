@@ -1,9 +1,11 @@
 """Which DPO settings mend the sampled replies of the chat model without losing accuracy, and what SFT does instead.
 
-python benchmarks/dpo_sweep.py --out DIR [--workers 12] [--seconds 200] [--chosen SUMMARY [--verdict]] [--model DIR]
+python benchmarks/dpo_sweep.py --out DIR [--workers 12] [--seconds 200] [--chosen SUMMARY [--rates LR ..] [--verdict]]
+                               [--model DIR]
 
 With --chosen, the setting of an earlier summary.json is scored on the test questions first, and the table around it
-follows; --verdict stops before the table. --model takes a chat model that is there.
+follows; --verdict stops before the table. With --rates, the rule below first chooses its step size among them. --model
+takes a chat model that is there.
 
 Trains the chat model as lessons 02 and 03 do (float32), pairs as lesson 04 does, and runs `scripts/dpo.py`'s trainer
 over a grid. Everything is chosen on validation.jsonl by a rule that was fixed before the first run: of the settings
@@ -305,8 +307,8 @@ def around(setting):
     return made + [{**setting, "loss": "sft", "lr": lr} for lr in dict.fromkeys((setting["lr"], *RATES))]
 
 
-def sweep(workers, begun, seconds, toy, chosen=None, table_too=True):
-    """All phases; returns what summary.json holds. With `chosen`, its verdict comes first."""
+def sweep(workers, begun, seconds, toy, chosen=None, table_too=True, rates=()):
+    """All phases; returns what summary.json holds. With `chosen`, its verdict comes first, at the best of `rates`."""
     at = lambda share: begun + share * seconds  # noqa: E731
     table = {}
 
@@ -338,6 +340,9 @@ def sweep(workers, begun, seconds, toy, chosen=None, table_too=True):
         chosen = best(rows(3) or rows(1))
         measure(around(chosen)[:cut], SEEDS, at(0.8))
         chosen = best(rows(3) or rows(1))
+    elif rates:
+        measure([{**chosen, "lr": lr} for lr in rates], SEEDS, at(0.5))
+        chosen = best(rows(3))
     unique = [chosen, {**chosen, "loss": "sft"}]
     starts = {"test": measure(unique, SEEDS, at(1.0), on="test")}
     if table_too:
@@ -412,6 +417,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=200)
     parser.add_argument("--chosen", type=Path, help="summary.json of an earlier run")
     parser.add_argument("--verdict", action="store_true", help="with --chosen, the test questions only")
+    parser.add_argument("--rates", type=float, nargs="+", default=(), help="with --chosen, step sizes to choose from")
     parser.add_argument("--model", help="chat model instead of training one")
     parser.add_argument("--samples", type=int, default=K, help="sampled replies a question")
     parser.add_argument("--toy", action="store_true", help="few rows, steps and settings, to see that it runs")
@@ -424,7 +430,7 @@ def main():
     workers = Workers(given.workers, given.out, begun + given.seconds)
     chosen = json.loads(given.chosen.read_text())["chosen"] if given.chosen else None
     try:
-        summary = sweep(workers, begun, given.seconds, given.toy, chosen, not given.verdict)
+        summary = sweep(workers, begun, given.seconds, given.toy, chosen, not given.verdict, given.rates)
     finally:
         workers.close()
     errors = [r for r in workers.done.values() if "error" in r]

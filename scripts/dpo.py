@@ -24,7 +24,7 @@ class Params:
     run: str = "04_dpo"  # name of the folder under runs/, the model's name is added
     on_bad: str = "stop"  # what a bad row does [stop | skip]
     epochs: float = 0.5  # passes over the data [> 0]
-    learning_rate: float = 1e-4  # peak step size, decays to zero as a cosine [> 0]
+    learning_rate: float = 5e-5  # peak step size, decays to zero as a cosine [> 0]
     warmup_steps: int = 5  # steps until the peak [>= 0]
     loss: str = "sigmoid"  # loss on pairs; sft is the control [sigmoid | sigmoid_norm | ipo | sft]
     beta: float = 0.3  # strength of the pull to the reference [> 0]
