@@ -211,7 +211,7 @@ def sft_trainer(spec, folder, data, batch):
         else:
             faster(policy, way)
         micro = batch if spec["task"] == "fit" else speed.micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
-        hardware = training.hardware(batch, micro) | ({"bf16": False} if way in ("kit before", "ours, float32") else {})
+        hardware = training.hardware(batch, micro) | ({"bf16": True} if way.endswith("bf16") else {})
         config = SFTConfig(**given, **hardware, **ours(way), max_length=None,
                            dataset_kwargs={"skip_prepare_dataset": True})
     return SFTTrainer(policy, config, train_dataset=data, processing_class=tokenizer(), peft_config=lora)

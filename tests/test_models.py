@@ -117,14 +117,8 @@ def test_smollm2_has_its_size():
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
 
 
-@pytest.mark.parametrize("found,dtype", [({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
-                                         ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
-                                         ({"avx2": True}, torch.float32)])
-def test_bfloat16_where_its_units_are(found, dtype, monkeypatch):
-    monkeypatch.delenv("KIT_DTYPE")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-    assert models.compute_dtype("cpu") == dtype
-    assert models.compute_dtype("mps") == torch.float32
+def test_no_bfloat16_without_a_gpu():
+    assert models.compute_dtype("cpu") == torch.float32 == models.compute_dtype("mps")
 
 
 def test_the_arithmetic_can_be_asked_for(monkeypatch):
