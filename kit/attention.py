@@ -69,7 +69,9 @@ def _pack(backbone, args, kwargs):
                                          "output_attentions")]
     if kwargs.get("use_cache") is not False or args or any(value is not None and value is not False for value in given):
         return None
-    if mask is None or ids is None or mask.shape != ids.shape or not _pays(ids.device.type, backbone.dtype):
+    if mask is None or ids is None or mask.shape != ids.shape:
+        return None
+    if not _pays(ids.device.type, _computes_in(backbone, ids)):
         return None
     real = mask.flatten().nonzero().flatten()
     if len(real) == mask.numel():
@@ -83,11 +85,19 @@ def _pack(backbone, args, kwargs):
 
 def _pays(kind, dtype):
     """Whether packing is faster than padding: float32 documents on a GPU would be a call each."""
-    import torch
-
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
     return kind != "cuda" or bool(dtype.itemsize == 2 and _varlen())
+
+
+def _computes_in(backbone, ids):
+    """The dtype of the layers' products. FSDP2 runs without autocast: it gathers weights in accelerate's dtype."""
+    import torch
+    from accelerate.state import AcceleratorState, is_initialized
+
+    if torch.is_autocast_enabled(ids.device.type):
+        return torch.get_autocast_dtype(ids.device.type)
+    split = hasattr(next(backbone.parameters()), "to_local") and is_initialized()
+    gathered = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return gathered.get(AcceleratorState().mixed_precision, backbone.dtype) if split else backbone.dtype
 
 
 def _empty(device):

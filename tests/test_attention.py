@@ -1,6 +1,7 @@
 """A packed row is its documents, each alone: logits and gradients, in each kind of layer, and under TRL's collator."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -193,6 +194,21 @@ def test_what_cannot_be_packed_says_so_and_works(change, told, capsys):
                                              ("cuda", torch.bfloat16, True)])
 def test_float32_on_a_gpu_stays_padded(kind, dtype, pays):
     assert attention._pays(kind, dtype) == pays
+
+
+@pytest.mark.parametrize("mixed,dtype", [("bf16", torch.bfloat16), ("no", torch.float32)])
+def test_fsdp2_packs_by_the_dtype_it_gathers_in(mixed, dtype, monkeypatch):
+    """FSDP2 keeps float32 parts and runs without autocast; taken for float32, rows on a GPU would stay padded."""
+    model = torch.nn.Linear(2, 2)
+    model.dtype = torch.float32
+    ids = torch.tensor([[1]])
+    monkeypatch.setattr("accelerate.state.AcceleratorState", lambda: SimpleNamespace(mixed_precision=mixed))
+    monkeypatch.setattr("accelerate.state.is_initialized", lambda: True)
+    assert attention._computes_in(model, ids) == torch.float32  # whole weights
+    model.weight.to_local = lambda: None
+    assert attention._computes_in(model, ids) == dtype
+    with torch.autocast("cpu", torch.float16):
+        assert attention._computes_in(model, ids) == torch.float16
 
 
 class Kernel:
