@@ -1,14 +1,14 @@
 """Which DPO settings mend the sampled replies of the chat model without losing accuracy, and what SFT does instead.
 
-python benchmarks/dpo_sweep.py --out DIR [--workers 12] [--seconds 200] [--chosen SUMMARY [--rates LR ..] [--verdict]]
-                               [--model DIR]
+python benchmarks/dpo_sweep.py --out DIR [--workers 12] [--seconds 200] [--model DIR] [--validation FILE]
+                               [--chosen SUMMARY [--rates LR ..] [--weights W ..] [--sets NAME ..] [--verdict]]
 
 With --chosen, the setting of an earlier summary.json is scored on the test questions first, and the table around it
-follows; --verdict stops before the table. With --rates, the rule below first chooses its step size among them. --model
-takes a chat model that is there.
+follows; --verdict stops before the table. With --rates, --weights or --sets, the rule below first chooses its step
+size, SFT weight and pairs among them. --model takes a chat model that is there, --validation more rows to choose by.
 
 Trains the chat model as lessons 02 and 03 do (float32), pairs as lesson 04 does, and runs `scripts/dpo.py`'s trainer
-over a grid. Everything is chosen on validation.jsonl by a rule that was fixed before the first run: of the settings
+over a grid. Everything is chosen on validation rows by a rule that was fixed before the first run: of the settings
 that take at most MOST_PAIRS pairs and lose no accuracy, no validity and no line of the scoreboard there, the one with
 the largest gain in preferred replies (sampled at temperature 1). Test split and phrases by hand are scored once, for
 the chosen setting, its controls and plain DPO. Writes DIR/results.jsonl as results come and DIR/summary.json.
@@ -16,6 +16,7 @@ the chosen setting, its controls and plain DPO. Writes DIR/results.jsonl as resu
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import queue
@@ -58,7 +59,7 @@ def lesson(name):
 class Bench:
     """The chat model and its pairs, on the device of this process."""
 
-    def __init__(self, out, toy, model=None, samples=K):
+    def __init__(self, out, toy, model=None, samples=K, validation="data_samples/validation.jsonl"):
         import torch
 
         from kit import attention, models
@@ -66,6 +67,7 @@ class Bench:
         models.compute_dtype = lambda where=None: torch.float32  # the same on every machine
         attention.use = lambda model: model  # on a GPU, packed float32 rows are a call each
         self.out, self.toy, self.dpo, self.model, self.samples = out, toy, lesson("dpo"), model, samples
+        self.validation = validation
         self.size = 1024 if torch.cuda.is_available() else 64
         self.micro = 10_000  # pairs at once, at most
         self.base = self.pairs = None
@@ -111,7 +113,7 @@ class Bench:
 
         if self.base is None:
             self.base, self.tokenizer = models.load(self.out / "model")
-            self.questions = {"validation": scoring.read_questions(schedules, "data_samples/validation.jsonl"),
+            self.questions = {"validation": scoring.read_questions(schedules, self.validation),
                               "test": scoring.read_questions(schedules, "data_samples/test.jsonl",
                                                              "data_samples/phrases_by_hand.tsv")}
             if self.toy:
@@ -307,8 +309,8 @@ def around(setting):
     return made + [{**setting, "loss": "sft", "lr": lr} for lr in dict.fromkeys((setting["lr"], *RATES))]
 
 
-def sweep(workers, begun, seconds, toy, chosen=None, table_too=True, rates=()):
-    """All phases; returns what summary.json holds. With `chosen`, its verdict comes first, at the best of `rates`."""
+def sweep(workers, begun, seconds, toy, chosen=None, table_too=True, among=()):
+    """All phases; returns what summary.json holds. With `chosen`, its verdict comes first, or that of the best `among`."""
     at = lambda share: begun + share * seconds  # noqa: E731
     table = {}
 
@@ -340,8 +342,8 @@ def sweep(workers, begun, seconds, toy, chosen=None, table_too=True, rates=()):
         chosen = best(rows(3) or rows(1))
         measure(around(chosen)[:cut], SEEDS, at(0.8))
         chosen = best(rows(3) or rows(1))
-    elif rates:
-        measure([{**chosen, "lr": lr} for lr in rates], SEEDS, at(0.5))
+    elif len(among) > 1:
+        measure(among, SEEDS, at(0.5))
         chosen = best(rows(3))
     unique = [chosen, {**chosen, "loss": "sft"}]
     starts = {"test": measure(unique, SEEDS, at(1.0), on="test")}
@@ -417,7 +419,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=200)
     parser.add_argument("--chosen", type=Path, help="summary.json of an earlier run")
     parser.add_argument("--verdict", action="store_true", help="with --chosen, the test questions only")
-    parser.add_argument("--rates", type=float, nargs="+", default=(), help="with --chosen, step sizes to choose from")
+    parser.add_argument("--rates", type=float, nargs="+", help="with --chosen, step sizes to choose from")
+    parser.add_argument("--weights", type=float, nargs="+", help="with --chosen, weights of the SFT term to choose from")
+    parser.add_argument("--sets", choices=PAIR_SETS, nargs="+", help="with --chosen, pairs to choose from")
+    parser.add_argument("--validation", default="data_samples/validation.jsonl", help="rows to choose by")
     parser.add_argument("--model", help="chat model instead of training one")
     parser.add_argument("--samples", type=int, default=K, help="sampled replies a question")
     parser.add_argument("--toy", action="store_true", help="few rows, steps and settings, to see that it runs")
@@ -425,12 +430,15 @@ def main():
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     if given.worker:
-        return work(Bench, given.out, given.toy, given.model, given.samples)
+        return work(Bench, given.out, given.toy, given.model, given.samples, given.validation)
     begun = time.monotonic()
     workers = Workers(given.workers, given.out, begun + given.seconds)
     chosen = json.loads(given.chosen.read_text())["chosen"] if given.chosen else None
+    options = [("lr", given.rates), ("sft", given.weights), ("set", given.sets)]
+    among = [chosen | dict(zip(("lr", "sft", "set"), picked, strict=True))
+             for picked in itertools.product(*(values or [chosen[key]] for key, values in options))] if chosen else ()
     try:
-        summary = sweep(workers, begun, given.seconds, given.toy, chosen, not given.verdict, given.rates)
+        summary = sweep(workers, begun, given.seconds, given.toy, chosen, not given.verdict, among)
     finally:
         workers.close()
     errors = [r for r in workers.done.values() if "error" in r]

@@ -152,13 +152,14 @@ def measure(options):
 
 
 def best_rates(lines):
-    """{(task, shape): {way: [rates]}} of what was measured."""
+    """{(task, shape): {way: [rates]}} of what was measured; where several calls did, of the newest."""
     found = {}
     for line in lines:
         rate = line.get("pairs_per_s", line.get("ids_per_s"))
         if rate and line["task"] not in ONCE:
-            found.setdefault((line["task"], line["shape"]), {}).setdefault(line["way"], []).append(rate)
-    return found
+            calls = found.setdefault((line["task"], line["shape"]), {}).setdefault(line["way"], {})
+            calls.setdefault(line.get("call", 1), []).append(rate)
+    return {key: {way: calls[max(calls)] for way, calls in ways.items()} for key, ways in found.items()}
 
 
 def table(lines):

@@ -1,7 +1,6 @@
 """What benchmarks/README.md and the lessons say of committed results is what the results say."""
 
 import json
-import statistics
 
 from kit import records
 
@@ -26,19 +25,21 @@ def test_speed_on_a_gpu_is_at_equal_loss_and_as_told():
     rates, losses = {}, {}
     for row in found:
         key = row["task"], row["shape"]
-        rates.setdefault((*key, row["way"]), []).append(row.get("pairs_per_s", row.get("ids_per_s")))
+        rates[*key, row["way"]] = row.get("pairs_per_s", row.get("ids_per_s"))  # of the newest call
         losses.setdefault(key, []).append(row["loss"])
-    assert all(max(each) / min(each) - 1 < 1e-3 for each in losses.values())
-    rate = {key: statistics.median(each) for key, each in rates.items()}
+    # DPO at 0.6B: beta times the noise of log-probabilities in bfloat16, over a vocabulary of 152 thousand.
+    limits = {("dpo", "0.6B"): 4e-3}
+    assert all(max(each) / min(each) - 1 < limits.get(key, 1e-3) for key, each in losses.items())
     for task, shape, name, times, documented in (
-            ("sft", "135M", "169,547", "23.6", "1.38"), ("sft", "0.6B", "69,224", "12.9", ""),
-            ("sft", "1.7B", "37,209", "9.5", "1.24"), ("lora", "8B", "10,528", "4.9", ""), ("dpo", "135M", "72.9", "5.9", "")):
-        ours = rate[task, shape, "ours, fused"]
+            ("sft", "135M", "217,183", "30.2", "1.77"), ("sft", "0.6B", "74,634", "13.9", ""),
+            ("sft", "1.7B", "37,209", "9.5", "1.24"), ("lora", "8B", "10,528", "4.9", ""),
+            ("dpo", "135M", "72.9", "5.9", ""), ("dpo", "0.6B", "59.5", "16.7", "")):
+        ours = rates[task, shape, "ours, fused"]
         line = next(line for line in told.splitlines() if line.startswith("|") and name in line)
         assert name in (f"{ours:,.0f}", f"{ours:.1f}") and shape in line
-        assert f"{ours / rate[task, shape, 'TRL defaults']:.1f}" == times and times in line
+        assert f"{ours / rates[task, shape, 'TRL defaults']:.1f}" == times and times in line
         if documented:
-            assert f"{ours / rate[task, shape, 'TRL documented, flex']:.2f}" == documented and documented in line
+            assert f"{ours / rates[task, shape, 'TRL documented, flex']:.2f}" == documented and documented in line
 
 
 def test_a_step_on_a_gpu_is_as_told():
