@@ -1,7 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# Idle OpenMP threads sleep instead of spinning: on a busy two-core machine that is several times faster.
+# An idle OpenMP thread stays awake for a moment and then sleeps: asleep at once, a small model's steps wait for it on two
+# free cores; awake for long, it takes the time of other programs on a busy machine.
 export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 2000
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 # nbval and `make course` never write over the runs you made in JupyterLab.
@@ -28,7 +30,12 @@ notebooks: .venv/ready     ## run every lesson in place, clean its outputs
 scripts: .venv/ready       ## write scripts/ from the notebooks
 	$(BIN)/python -m kit.export
 
-test: .venv/ready          ## every notebook with nbval, then the unit tests on the runs they made
+.venv/deepspeed: .venv/ready requirements-deepspeed.txt
+	rm -rf $@
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ -r requirements-deepspeed.txt
+	touch $@
+
+test: .venv/ready .venv/deepspeed ## every notebook with nbval, then the unit tests on the runs they made
 	rm -rf runs/nbval
 	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
 	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest -m "not long" tests
