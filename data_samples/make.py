@@ -264,7 +264,7 @@ def write(folder: Path, rows: int, seed: int, wide: bool = False) -> None:
     """Write the five files; `rows` counts chat.jsonl, the other training files follow it; `wide` adds wordings."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "completion": completion_rows(seed, rows * 2 // 3, wide), "chat": chat_rows(seed, rows, wide),
+        "completion": completion_rows(seed, rows, wide), "chat": chat_rows(seed, rows, wide),
         "preferences": preference_rows(seed, rows // 6, wide),
         "validation": gold_rows("validation", VALIDATION), "test": gold_rows("test", TEST),
     }
@@ -277,7 +277,7 @@ def main() -> None:
     """Read the flags and write the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=ROWS,
-        help="rows of chat.jsonl; completion gets two thirds, preferences one sixth")
+        help="rows of chat.jsonl and completion.jsonl; preferences gets one sixth")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the five files")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the training files")
     parser.add_argument("--wording", choices=("narrow", "wide"), default="narrow",

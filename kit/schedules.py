@@ -18,7 +18,7 @@ from cronsim import CronSim, CronSimError
 
 from kit.errors import DataError
 
-SYSTEM = "English to cron."
+SYSTEM = "Cron."
 KINDS = ("translate", "edit", "ask", "cannot", "decline")
 # The line of the scoreboard that a kind counts for.
 GROUPS = {"translate": "test split", "edit": "edits", **dict.fromkeys(KINDS[2:], "right kind")}

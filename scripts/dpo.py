@@ -28,7 +28,7 @@ class Params:
     warmup_steps: int = 5  # steps until the peak [>= 0]
     loss: str = "sigmoid"  # loss on pairs; sft is the control [sigmoid | sigmoid_norm | ipo | sft]
     beta: float = 0.3  # strength of the pull to the reference [> 0]
-    sft_weight: float = 1.0  # weight of the SFT loss on the chosen reply [>= 0]
+    sft_weight: float = 3.0  # weight of the SFT loss on the chosen reply [>= 0]
     batch_size: int = 32  # pairs a step, over all processes [>= 1]
     micro_batch_size: int = 32  # pairs at once in one process [>= 1]
     max_length: int = 256  # ids; a longer pair is rejected and reported [>= 8]

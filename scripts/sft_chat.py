@@ -23,11 +23,11 @@ class Params:
     by_hand: str = "data_samples/phrases_by_hand.tsv"  # phrases typed one by one, never trained on
     run: str = "03_sft_chat"  # name of the folder under runs/, the model's name is added
     on_bad: str = "stop"  # what a bad row does [stop | skip]
-    epochs: float = 1.6  # passes over the data [> 0]
-    learning_rate: float = 1e-3  # peak step size, decays to zero as a cosine [> 0]
+    epochs: float = 1.0  # passes over the data [> 0]
+    learning_rate: float = 7e-4  # peak step size, decays to zero as a cosine [> 0]
     warmup_steps: int = 20  # steps until the peak [>= 0]
-    batch_size: int = 32  # examples a step, over all processes [>= 1]
-    micro_batch_size: int = 32  # examples at once in one process [>= 1]
+    batch_size: int = 16  # examples a step, over all processes [>= 1]
+    micro_batch_size: int = 16  # examples at once in one process [>= 1]
     max_length: int = 256  # ids; a longer row is rejected and reported [>= 8]
     save_steps: int = 200  # steps between checkpoints [>= 1]
     lora_rank: int = 0  # 0 trains all weights, otherwise the rank of the adapters [>= 0]

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from kit import chat, models
 
 CHATS = [
-    [{"role": "system", "content": "English to cron."}, {"role": "user", "content": "every day at 17"},
+    [{"role": "system", "content": "Cron."}, {"role": "user", "content": "every day at 17"},
      {"role": "assistant", "content": "0 17 * * *"}],
     [{"role": "user", "content": "monday at noon, please\n"}, {"role": "assistant", "content": "0 12 * * 1"},
      {"role": "user", "content": "  and at one"}, {"role": "assistant", "content": "0 12,13 * * 1"}],

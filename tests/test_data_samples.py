@@ -56,7 +56,7 @@ def kind_of(row):
 
 
 def test_counts(rows):
-    assert {name: len(rows[name]) for name in NAMES} == {"completion": 6000, "chat": 9000, "preferences": 1500,
+    assert {name: len(rows[name]) for name in NAMES} == {"completion": 9000, "chat": 9000, "preferences": 1500,
         "validation": 400, "test": 600}
     assert Counter(row["kind"] for row in rows["validation"]) == {"translate": 240, "edit": 64, "ask": 32,
         "cannot": 32, "decline": 32}

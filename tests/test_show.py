@@ -8,7 +8,7 @@ import matplotlib.image
 import pytest
 from bases import CHATS, base
 
-from kit import chat, scoring, show, training
+from kit import chat, schedules, scoring, show, training
 
 PNG = b"\x89PNG\r\n\x1a\n"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -32,7 +32,7 @@ STATIC = {"text/html": lambda pair: show.table(["a", "b"], [["x", 1]]),
 DRAWN = {"map": lambda pair: show.course_map(2), "lens": lens, "lens with losses": lambda pair: lens(pair, True),
          "curves": lambda pair: show.curves({"a": [(1, 3.0), (2, 2.0)], "b": [(1, 1.0), (2, 1.5)]}, smooth=0.5)}
 LIVE = {"before and after": lambda pair: show.before_after(list("abcdefgh"), *[list("abcdefgh")] * 3),
-        "chat box": lambda pair: show.chat_box(*pair, "English to cron.", ["every day"])}
+        "chat box": lambda pair: show.chat_box(*pair, schedules.SYSTEM, ["every day"])}
 
 
 @pytest.mark.parametrize("name", [*STATIC, *LIVE])
@@ -95,7 +95,7 @@ def test_lens_tells_each_token(pair):
 
 
 def test_chat_box_holds_the_whole_conversation(pair):
-    text = show.chat_box(*pair, "English to cron.", ["every day", "at one"]).text
+    text = show.chat_box(*pair, schedules.SYSTEM, ["every day", "at one"]).text
     first = [word for line in text.splitlines() for word in line.split()[:1] if word in chat.ROLES]
     assert first == ["system", "user", "assistant", "user", "assistant"]
 
