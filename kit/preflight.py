@@ -1,11 +1,14 @@
-"""What must hold of a trainer's data before step 1, read from the ids and labels themselves."""
+"""What must hold of a trainer's data and model before step 1, read from the ids, labels and weights themselves."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
 from kit import chat
+from kit.processes import as_split
 
+LN2 = math.log(2)
 LONGEST = 8  # rows that are collated to see what a batch trains
 
 
@@ -146,3 +149,63 @@ def batch_checks(data, collate):
               for first in (0, 1)]
     detail = f"{found.total()} ids of {wanted[0].total()}"
     return [Check("a batch trains what its rows train", found in wanted, detail)]
+
+
+def model_checks(trainer, tokenizer) -> list:
+    """The Checks of the model that `trainer` trains, and of the reference of DPO."""
+    control = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
+    checks = [_embeddings(trainer.model, control), _dtype(trainer.model),
+              _stop(trainer.model, tokenizer.convert_tokens_to_ids(chat.END))]
+    return [*checks, reference_check(trainer)] if hasattr(trainer, "ref_model") else checks
+
+
+def _embeddings(model, ids):
+    """The control rows of the input table, and of the output table where it is a second one."""
+    import torch
+
+    gaps, trained = [], []
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weight = next(p for p in [getattr(table, "weight", None), *table.parameters()] if p is not None)
+        trained.append(any(p.requires_grad for p in table.parameters()))
+        rows = weight.detach()[torch.tensor(ids, device=weight.device)].float()
+        gaps.append(float(torch.pdist(rows).min() / rows.norm(dim=1).min()))
+    return Check("control rows distinct and trainable", all(trained) and min(gaps) > 1e-2,
+                 f"smallest relative distance {min(gaps):.2f}, {'trained' if all(trained) else 'frozen'}")
+
+
+def _dtype(model):
+    """Ten steps at a learning rate of 1e-6 change few bfloat16 weights: the update is below their resolution."""
+    found = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad})
+    return Check("trained weights are float32", found == ["float32"], ", ".join(found))
+
+
+def _stop(model, end):
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [stops]
+    return Check("<end> stops generation", end in stops, f"eos_token_id {stops}")
+
+
+def reference_check(trainer):
+    """The DPO loss of the untrained policy is ln 2 exactly when the reference is where the policy starts.
+
+    Of the first micro batch, as the reference was asked: in bfloat16 another batch rounds its sums otherwise.
+    """
+    import torch
+
+    rows = min(trainer.args.per_device_train_batch_size, len(trainer.train_dataset))
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(rows)])
+    ref = [batch.pop(f"ref_{side}_logps", None) for side in ("chosen", "rejected")]
+    batch = trainer._prepare_inputs(batch)
+    training = trainer.model.training
+    trainer.model.eval()
+    if ref[0] is None:
+        ref = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
+    ref = [logps.to(batch["input_ids"].device) for logps in ref]
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, chat.IGNORED)
+    with torch.no_grad(), trainer.accelerator.autocast():
+        policy = as_split(trainer)(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
+                                   use_cache=False, fused_lm_head=True).log_probs.sum(1).chunk(2)
+    trainer.model.train(training)
+    margin = (policy[0] - ref[0]) - (policy[1] - ref[1])
+    loss = float(-torch.nn.functional.logsigmoid(trainer.beta * margin).mean())
+    return Check("first DPO loss = ln 2", abs(loss - LN2) < 1e-3, f"ln 2 = {LN2:.4f}, loss {loss:.4f}")

@@ -5,17 +5,14 @@ The training itself is TRL's SFTTrainer and DPOTrainer, built in the lesson's ow
 
 import dataclasses
 import hashlib
-import math
 import os
 import random
 import re
 
 from kit import chat, models, runs, speed
 from kit.errors import MissingError, SettingsError
-from kit.preflight import Check, data_checks, examples, label_checks
-from kit.processes import as_split, join
-
-LN2 = math.log(2)
+from kit.preflight import data_checks, examples, label_checks, model_checks
+from kit.processes import join
 
 
 def run_name(lesson, model):
@@ -174,7 +171,7 @@ def preflight(trainer, tokenizer, rows):
     checked by the run itself, and the first DPO loss again.
     """
     checks = data_checks(trainer.train_dataset, rows, tokenizer, getattr(trainer, "data_collator", None))
-    _demand([*checks, *(more := _model_checks(trainer, tokenizer))])
+    _demand([*checks, *(more := model_checks(trainer, tokenizer))])
     speed.fit(trainer)
     trainer.checked = True
     return [*checks, *more]
@@ -186,65 +183,10 @@ def enforce(trainer, tokenizer):
         return
     data = trainer.train_dataset  # a stream can be read once only
     labels = label_checks(examples(data), tokenizer) if hasattr(data, "num_rows") else []
-    _demand([*labels, *_model_checks(trainer, tokenizer)])
+    _demand([*labels, *model_checks(trainer, tokenizer)])
 
 
 def _demand(checks):
     failed = [c for c in checks if not c.passed]
     if failed:
         raise SettingsError(f"preflight: {failed[0].name} does not hold: {failed[0].detail}")
-
-
-def _model_checks(trainer, tokenizer):
-    control = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
-    checks = [_embeddings(trainer.model, control), _dtype(trainer.model),
-              _stop(trainer.model, tokenizer.convert_tokens_to_ids(chat.END))]
-    return [*checks, _reference(trainer)] if hasattr(trainer, "ref_model") else checks
-
-
-def _embeddings(model, ids):
-    """The control rows of the input table, and of the output table where it is a second one."""
-    import torch
-
-    gaps, trained = [], []
-    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
-        weight = next(p for p in [getattr(table, "weight", None), *table.parameters()] if p is not None)
-        trained.append(any(p.requires_grad for p in table.parameters()))
-        rows = weight.detach()[torch.tensor(ids, device=weight.device)].float()
-        gaps.append(float(torch.pdist(rows).min() / rows.norm(dim=1).min()))
-    return Check("control rows distinct and trainable", all(trained) and min(gaps) > 1e-2,
-                 f"smallest relative distance {min(gaps):.2f}, {'trained' if all(trained) else 'frozen'}")
-
-
-def _dtype(model):
-    """Ten steps at a learning rate of 1e-6 change few bfloat16 weights: the update is below their resolution."""
-    found = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad})
-    return Check("trained weights are float32", found == ["float32"], ", ".join(found))
-
-
-def _stop(model, end):
-    stops = model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [stops]
-    return Check("<end> stops generation", end in stops, f"eos_token_id {stops}")
-
-
-def _reference(trainer):
-    """The DPO loss of the untrained policy is ln 2 exactly when the reference is where the policy starts."""
-    import torch
-
-    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(min(8, len(trainer.train_dataset)))])
-    ref = [batch.pop(f"ref_{side}_logps", None) for side in ("chosen", "rejected")]
-    batch = trainer._prepare_inputs(batch)
-    training = trainer.model.training
-    trainer.model.eval()
-    if ref[0] is None:
-        ref = trainer.compute_ref_log_probs(trainer.ref_model or trainer.model, batch)
-    ref = [logps.to(batch["input_ids"].device) for logps in ref]
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, chat.IGNORED)
-    with torch.no_grad(), trainer.accelerator.autocast():
-        policy = as_split(trainer)(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels,
-                                   use_cache=False, fused_lm_head=True).log_probs.sum(1).chunk(2)
-    trainer.model.train(training)
-    margin = (policy[0] - ref[0]) - (policy[1] - ref[1])
-    loss = float(-torch.nn.functional.logsigmoid(trainer.beta * margin).mean())
-    return Check("first DPO loss = ln 2", abs(loss - LN2) < 1e-3, f"ln 2 = {LN2:.4f}, loss {loss:.4f}")

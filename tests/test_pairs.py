@@ -9,7 +9,7 @@ from bases import PAIRS, base
 from test_training import PairTrainer, dpo, settings
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
-from kit import chat, pairs, records, schedules, scoring, training
+from kit import chat, pairs, preflight, records, schedules, scoring, training
 from kit.errors import SettingsError
 
 ASKED = [{"role": "user", "content": "every day at nine"}]
@@ -144,11 +144,11 @@ def test_adapters_off_are_the_reference(tmp_path, tied):
 
 def test_preflight_sees_stored_logps_of_another_model(tmp_path):
     once, _ = build(tmp_path, "once", ["sigmoid"])
-    assert training._reference(once).passed
+    assert preflight.reference_check(once).passed
     columns = once.train_dataset.to_dict()
     columns["ref_chosen_logps"] = [logp + 1.0 for logp in columns["ref_chosen_logps"]]
     once.train_dataset = training.dataset(columns, "stale")
-    told = training._reference(once)
+    told = preflight.reference_check(once)
     assert not told.passed and "ln 2" in told.name
 
 

@@ -21,7 +21,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from kit import attention, chat, identity, records, runs, speed, training
+from kit import attention, chat, identity, preflight, records, runs, speed, training
 from kit.errors import DataError, MissingError, SettingsError
 
 LN2 = 0.6931471805599453
@@ -449,7 +449,7 @@ def test_reference_check_leaves_the_model_as_it_was(tmp_path):
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     for mode in (True, False):
         trainer.model.train(mode)
-        assert training._reference(trainer).passed
+        assert preflight.reference_check(trainer).passed
         assert trainer.model.training == mode
     assert all(torch.equal(before[name], weight) for name, weight in trainer.model.state_dict().items())
     assert all(p.grad is None for p in trainer.model.parameters())
@@ -540,7 +540,7 @@ def test_start_from_names_the_notebook(tmp_path, monkeypatch):
 
 
 def test_ln_2():
-    assert training.LN2 == math.log(2) == LN2
+    assert preflight.LN2 == math.log(2) == LN2
 
 
 def test_one_process_uses_one_of_several_gpus(tmp_path, monkeypatch):
