@@ -42,7 +42,7 @@ SHAPES = {  # hidden, layers, inner, heads, kv heads, tied, vocabulary
     "toy2": (64, 3, 128, 4, 2, False, 512),
 }
 # Rows at once in one process, micro batches a step: fewer ids do not fill an H100, whose CPU then decides the speed.
-MICRO = {"0.6B": (80, 1), "1.7B": (24, 2)}
+MICRO = {"0.6B": (80, 1), "1.7B": (32, 2)}
 BATCHES = 16  # steps of an epoch: the first warms up and meets all lengths, the second is timed
 MEDIAN, SPREAD, LONGEST, MEMORY_IDS = 270, 0.9, 1024, 2048  # ids of a row, log-normal; ids of a row of "memory"
 MEMORY_STEPS = 4

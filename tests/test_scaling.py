@@ -11,10 +11,10 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 spec = importlib.util.spec_from_file_location("scaling", FOLDER / "scaling.py")
 scaling = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(scaling)
-RECORD, FIRST = (json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
-                 for name in ("scaling", "scaling_first"))
-FOUND, EARLIER = ({(row["job"], *row["arguments"]): row["result"] for row in record["results"] if "result" in row}
-                  for record in (RECORD, FIRST))
+RECORD, FIRST, H200 = (json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
+                       for name in ("scaling", "scaling_first", "scaling_h200"))
+FOUND, EARLIER, LATER = ({(row["job"], *row["arguments"]): row["result"] for row in record["results"] if "result" in row}
+                         for record in (RECORD, FIRST, H200))
 ROW = next(line for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines() if "`scaling.py`" in line)
 
 
@@ -27,7 +27,7 @@ def test_two_gpus_under_ddp_lost_nothing_on_one(script):
     """To the last bit, when one GPU takes the same 16 rows at once; 32 at once change its own kernels' sums."""
     assert losses("losses", script, "ddp", 2, 16) == losses("losses", script, "ddp", 1, 16)
     other = scaling.apart(losses("losses", script, "ddp", 1, 32), losses("losses", script, "ddp", 1, 16))
-    assert 0 < other < 0.01
+    assert 0 < other < 0.01 and (script == "sft_chat" or f"One GPU is {other:.4f} from itself in DPO" in ROW)
     assert len(losses("losses", script, "ddp", 2, 16)) == scaling.LOSS_STEPS
 
 
@@ -39,7 +39,8 @@ def test_the_kernel_forked_to_two_gpus_trained_the_same():
 def test_fsdp2_is_as_near_as_its_rounded_weights_allow():
     sft, dpo = (scaling.apart(losses("losses", script, "fsdp2", 2, 16), losses("losses", script, "ddp", 1, 16))
                 for script in ("sft_chat", "dpo"))
-    assert sft < 0.01 and dpo < 0.015 and f"FSDP2 they are within {sft:.4f} nats (`sft_chat`) and {dpo:.4f} (`dpo`)" in ROW
+    assert sft < 0.01 < dpo and "the latter over our limit of 0.01" in ROW
+    assert f"FSDP2 they are within {sft:.4f} nats (`sft_chat`) and {dpo:.4f} (`dpo`)" in ROW
 
 
 def test_tokens_a_second_are_those_of_the_timed_epoch():
@@ -49,17 +50,14 @@ def test_tokens_a_second_are_those_of_the_timed_epoch():
         assert result["tokens_per_s"] == pytest.approx(result["tokens"] / (scaling.BATCHES * result["s_a_step"]))
 
 
-def rate(*job):
-    return FOUND["speed", *job]["tokens_per_s"]
-
-
-def test_the_words_say_what_the_rows_say():
-    told = []
+@pytest.mark.parametrize(("found", "record"), [(FOUND, RECORD), (LATER, H200)])
+def test_the_words_say_what_the_rows_say(found, record):
+    told, rates = [], {key[1:]: result["tokens_per_s"] for key, result in found.items() if key[0] == "speed"}
     for strategy, name in (("ddp", "DDP"), ("fsdp2", "FSDP2")):
-        shares = [rate(shape, strategy, 2) / rate(shape, "ddp", 1) / 2 for shape in ("0.6B", "1.7B")]
+        shares = [rates[shape, strategy, 2] / rates[shape, "ddp", 1] / 2 for shape in ("0.6B", "1.7B")]
         told.append(f"{shares[0]:.0%} (0.6B) and {shares[1]:.0%} (1.7B) under {name}")
-    assert f"efficiency {told[0]}, {told[1]}" in ROW
-    assert f"ended after {EARLIER['kill', 2]['ended_after_s']:.0f} s" in ROW and RECORD["machine"]["date"] in ROW
+    assert f"{told[0]}, {told[1]}" in ROW and record["machine"]["date"] in ROW
+    assert f"ended after {EARLIER['kill', 2]['ended_after_s']:.0f} s" in ROW
 
 
 def test_an_8b_step_under_fsdp2_takes_what_was_planned():
@@ -74,7 +72,7 @@ def test_the_table_shows_the_efficiency_and_what_failed(capsys):
     scaling.table(RECORD["results"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(RECORD["results"])
-    assert "efficiency 95.2%" in next(line for line in lines if line.startswith("speed 0.6B ddp 2"))
+    assert "efficiency 94.7%" in next(line for line in lines if line.startswith("speed 0.6B ddp 2"))
     scaling.table(FIRST["results"])
     lines = capsys.readouterr().out.splitlines()
     assert "FAILED: SettingsError: preflight" in next(line for line in lines if line.startswith("losses dpo fsdp2 2"))
