@@ -57,8 +57,8 @@ def plan(shapes):
 def complete(spec, toy):
     ids, batch = SIZES[spec["shape"]]
     slow = spec["way"] == "TRL defaults"
-    spec |= {"ids": ids, "batch": batch, "rows": max(512, 4 * batch), "median": 270, "cap": 2048, "trained": 1.0, "sorted": False,
-             "seconds": 2.0, "warm": 3 if not slow else 2}
+    spec |= {"ids": ids, "batch": batch, "rows": max(512, 4 * batch), "median": 270, "cap": 2048, "trained": 1.0,
+             "sorted": False, "seconds": 2.0, "warm": 3 if not slow else 2}
     if spec["way"].startswith("TRL documented") and spec["shape"] in DOCUMENTED:
         spec |= {"most": DOCUMENTED[spec["shape"]]}
     if spec["task"] == "dpo":
