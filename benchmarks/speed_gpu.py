@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import contenders  # noqa: E402
 
 # ids at once that an 80 GB GPU holds, and rows a step: the same rows for all ways but TRL's defaults, which take 8.
-SIZES = {"toy": (512, 16), "135M": (131_072, 256), "0.6B": (36_864, 96), "1.7B": (18_432, 80), "8B": (9_216, 40)}
+SIZES = {"toy": (512, 16), "135M": (131_072, 256), "0.6B": (36_864, 80), "1.7B": (18_432, 80), "8B": (9_216, 40)}
 GOALS = {"135M": 308_000, "0.6B": 84_000, "1.7B": 41_000, "8B": 11_000}  # 75% of perfect kernels, see issue 8
 ONCE = ("agree", "fit", "profile")
 # ids at once with which TRL's recipe begins: more does not fit, by the planner's formulas, and each try compiles again.
@@ -204,7 +204,8 @@ def chart(lines, file):
         axes.set_title(f"{task} {shape}: {'pairs' if task == 'dpo' else 'real ids'} a second", fontsize=9, loc="left")
         axes.tick_params(labelsize=7)
         axes.margins(x=0.2)
-    figure.suptitle(f"{lines[0]['gpu'] if lines[0]['gpu'] != 'none' else lines[0]['cpu']}, {lines[0]['date']}", fontsize=9)
+    device, dates = lines[0]["gpu" if lines[0]["gpu"] != "none" else "cpu"], sorted({line["date"] for line in lines})
+    figure.suptitle(f"{device}, newest call of each, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}", fontsize=9)
     FigureCanvasAgg(figure).print_png(file)
 
 

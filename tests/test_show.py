@@ -8,7 +8,7 @@ import matplotlib.image
 import pytest
 from bases import CHATS, base
 
-from kit import chat, schedules, scoring, show, training
+from kit import chat, preflight, schedules, scoring, show
 
 PNG = b"\x89PNG\r\n\x1a\n"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -26,7 +26,7 @@ def lens(pair, losses=False):
 
 
 STATIC = {"text/html": lambda pair: show.table(["a", "b"], [["x", 1]]),
-          "checks": lambda pair: show.checks([training.Check("one", False, "0 rows")]),
+          "checks": lambda pair: show.checks([preflight.Check("one", False, "0 rows")]),
           "scoreboard": lambda pair: show.scoreboard({"base": {"x": scoring.score([1, 0]).as_dict()}, "sft": {}}),
           "environment": lambda pair: show.environment()}
 DRAWN = {"map": lambda pair: show.course_map(2), "lens": lens, "lens with losses": lambda pair: lens(pair, True),
