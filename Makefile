@@ -19,13 +19,13 @@ COURSE_RUNS := $(CURDIR)/runs/course
 	touch $@
 
 course: .venv/ready        ## run every lesson on the default model into runs/course, print the scoreboard
-	KIT_RUNS=$(COURSE_RUNS) $(BIN)/python notebooks/execute.py --out runs/course/notebooks
+	KIT_RUNS=$(COURSE_RUNS) $(BIN)/python tools/execute.py --out runs/course/notebooks
 
 lab: .venv/ready           ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 notebooks: .venv/ready     ## run every lesson in place, clean its outputs
-	KIT_RUNS=$(COURSE_RUNS)-in-place $(BIN)/python notebooks/execute.py --in-place
+	KIT_RUNS=$(COURSE_RUNS)-in-place $(BIN)/python tools/execute.py --in-place
 
 scripts: .venv/ready       ## write scripts/ from the notebooks
 	$(BIN)/python -m kit.export

@@ -28,7 +28,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
 
 import profiles  # noqa: E402
-from kit import attention, models, speed, training  # noqa: E402
+from kit import models, sft, speed
+from kit.engine import attention  # noqa: E402
 
 LLAMA = {"rope_theta": 100_000.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SHAPES = {  # configs as published, weights at random
@@ -203,7 +204,7 @@ def sft_trainer(spec, folder, data, batch):
         data = data.remove_columns([c for c in data.column_names if c not in ("input_ids", "labels")])
     else:
         policy = model(shape, torch.bfloat16 if lora else torch.float32)
-        training.score_trained_ids_only()
+        sft.score_trained_ids_only()
         if way == "kit before":
             import trl.trainer.utils
             from trl.kernels import ChunkedLogProbFunction
@@ -211,7 +212,7 @@ def sft_trainer(spec, folder, data, batch):
         else:
             faster(policy, way)
         micro = batch if spec["task"] == "fit" else speed.micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
-        hardware = training.hardware(batch, micro) | ({"bf16": True} if way.endswith("bf16") else {})
+        hardware = sft.hardware(batch, micro) | ({"bf16": True} if way.endswith("bf16") else {})
         config = SFTConfig(**given, **hardware, **ours(way), max_length=None,
                            dataset_kwargs={"skip_prepare_dataset": True})
     return SFTTrainer(policy, config, train_dataset=data, processing_class=tokenizer(), peft_config=lora)
@@ -220,8 +221,8 @@ def sft_trainer(spec, folder, data, batch):
 def sft(spec):
     made = rows(spec["shape"], spec["rows"], median=spec["median"], cap=spec["cap"], trained=spec["trained"])
     spec["lengths"] = [len(row["input_ids"]) for row in made]
-    order = training.by_length(spec["lengths"], spec["batch"], 0) if spec["sorted"] else range(len(made))
-    data = training.dataset({key: [made[i][key] for i in order] for key in made[0]}, f"speed {spec['shape']}")
+    order = sft.by_length(spec["lengths"], spec["batch"], 0) if spec["sorted"] else range(len(made))
+    data = sft.dataset({key: [made[i][key] for i in order] for key in made[0]}, f"speed {spec['shape']}")
     if spec["way"].startswith("raw"):
         return raw(spec, [made[i] for i in order], made[:CHECKED])
     with tempfile.TemporaryDirectory() as folder:
@@ -280,7 +281,7 @@ def raw(spec, made, first):
     packed = "packed" in spec["way"]
     if packed:
         faster(policy, spec["way"])
-    training.score_trained_ids_only()
+    sft.score_trained_ids_only()
     add_fused_lm_head(policy)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0, fused=cuda())
     scheduler = get_cosine_schedule_with_warmup(optimizer, 0, 1000)
@@ -346,7 +347,7 @@ class PairTrainer(DPOTrainer):
 
 def dpo(spec):
     made = pairs(spec["shape"], spec["rows"], median=spec["median"], cap=spec["cap"])
-    data, way = training.dataset({key: [row[key] for row in made] for key in made[0]}, "speed pairs"), spec["way"]
+    data, way = sft.dataset({key: [row[key] for row in made] for key in made[0]}, "speed pairs"), spec["way"]
     policy, reference = model(spec["shape"]), model(spec["shape"])
     with tempfile.TemporaryDirectory() as folder:
         given = common(folder, spec["warm"])
@@ -356,12 +357,12 @@ def dpo(spec):
             config = DPOConfig(**given, max_length=None, use_cpu=not cuda(), precompute_ref_log_probs=True, bf16=cuda(),
                                gradient_checkpointing=False, use_liger_kernel=cuda())
         else:
-            training.score_trained_ids_only()
+            sft.score_trained_ids_only()
             for each in (policy, reference):
                 faster(each, way)
             lengths = [2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in made]
             micro = speed.micro_batch_size(lengths, spec["batch"], tokens=spec["ids"])
-            config = DPOConfig(**given, **training.hardware(spec["batch"], micro), **ours(way), max_length=None,
+            config = DPOConfig(**given, **sft.hardware(spec["batch"], micro), **ours(way), max_length=None,
                                precompute_ref_log_probs=True)
         with contextlib.redirect_stdout(io.StringIO()):
             trainer = PairTrainer(policy, reference, config, train_dataset=data, processing_class=tokenizer())

@@ -26,7 +26,8 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # before anything forks: nothing here does
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # widths differ from batch to batch
 
-from kit import checkpoints, identity, models, runs, schedules, scoring, training
+from kit import models, runs, schedules, scoring, sft
+from kit.engine import checkpoints, fingerprint
 
 PROJECT = Path(__file__).parents[1]
 SCRIPTS = {"completion SFT": "sft_completion", "chat SFT": "sft_chat", "DPO": "dpo"}
@@ -103,7 +104,7 @@ def train(stage, given, rows):
     """Run the script on the first `rows` rows; halve the micro batch when the GPU is too small. Return the facts."""
     options = settings(stage, given)
     data, rows = head(given, FILES[stage], rows)
-    folder = runs.root() / training.run_name(LESSONS[stage], given.model)
+    folder = runs.root() / sft.run_name(LESSONS[stage], given.model)
     log = given.out / f"{SCRIPTS[stage]}.log"
     for micro in (options["micro_batch_size"], options["micro_batch_size"] // 2, options["micro_batch_size"] // 4):
         options["micro_batch_size"] = micro
@@ -166,7 +167,7 @@ def ask(stage, folder, given, questions):
 
 def facts(given):
     """What was run, on what."""
-    return {"model": given.model, "date": datetime.date.today().isoformat(), "versions": identity.environment(),
+    return {"model": given.model, "date": datetime.date.today().isoformat(), "versions": fingerprint.environment(),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores", "seed": 0,
             "data": [folder.name for folder in given.data], "command": sys.argv[1:], "stages": {}}
 
@@ -199,8 +200,8 @@ def main():
         print(f"{time.monotonic() - STARTED:5.0f} s  {stage}: {', '.join(more)}", flush=True)
 
     found["seconds_before"] = found.get("seconds", 0)
-    questions = scoring.read_questions(schedules, PROJECT / "data_samples" / "test.jsonl",
-                                       PROJECT / "data_samples" / "phrases_by_hand.tsv")
+    questions = scoring.read_questions(schedules, PROJECT / "data_samples" / "cron" / "test.jsonl",
+                                       PROJECT / "data_samples" / "cron" / "phrases_by_hand.tsv")
     questions = questions[:: max(len(questions) // given.questions, 1)] if given.questions else questions
     stages = found["stages"]
     models.find(given.model)
@@ -212,7 +213,7 @@ def main():
             rows = {"completion SFT": given.completion_rows, "DPO": given.pairs}.get(stage)
             keep(stage, **train(stage, given, rows or stages[stage]["planned_rows"]))
         if "scores" not in stages[stage]:
-            keep(stage, **ask(stage, runs.root() / training.run_name(LESSONS[stage], given.model) / "model", given,
+            keep(stage, **ask(stage, runs.root() / sft.run_name(LESSONS[stage], given.model) / "model", given,
                               questions))
     if "scores" not in stages["base"]:
         keep("base", **ask("base", models.find(given.model), given, questions))

@@ -25,7 +25,8 @@ from pathlib import Path
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # several processes share the card
 
-from kit import identity, pairs, runs, schedules, scoring, training
+from kit import dpo, runs, schedules, scoring, sft
+from kit.engine import fingerprint
 
 PROJECT = Path(__file__).parents[1]
 BATCH, SEEDS = 64, (0, 1, 2)
@@ -86,8 +87,8 @@ class Bench(dpo_sweep.Bench):
         if self.base is None:
             self.base, self.tokenizer = models.load(self.model)
             self.questions = {"validation": scoring.read_questions(schedules, self.out / "validation.jsonl"),
-                              "test": scoring.read_questions(schedules, PROJECT / "data_samples" / "test.jsonl",
-                                                             PROJECT / "data_samples" / "phrases_by_hand.tsv")}
+                              "test": scoring.read_questions(schedules, PROJECT / "data_samples" / "cron" / "test.jsonl",
+                                                             PROJECT / "data_samples" / "cron" / "phrases_by_hand.tsv")}
             if self.toy:
                 self.questions["test"] = self.questions["test"][::12]
 
@@ -104,9 +105,9 @@ class Bench(dpo_sweep.Bench):
     def sample(self, shard, of):
         """Write this shard's pairs out of the model's own replies, and as many rows of the files."""
         rows = prompts(self.given)[shard::of]
-        texts = pairs.sample(self.base, self.tokenizer, rows, OWN_K, seed=shard, batch_size=self.size)
-        own = pairs.own(rows, texts, schedules, form=True)
-        wrong = len(pairs.own(rows, texts, schedules))
+        texts = dpo.sample(self.base, self.tokenizer, rows, OWN_K, seed=shard, batch_size=self.size)
+        own = dpo.own(rows, texts, schedules, form=True)
+        wrong = len(dpo.own(rows, texts, schedules))
         self.file(f"shard {shard}", 0).write_text("".join(json.dumps(row) + "\n" for row in own))
         self.free()
         return {"pairs": len(own), "wrong": wrong, "asked": len(rows)}
@@ -136,7 +137,7 @@ class Bench(dpo_sweep.Bench):
 
 
 def chat_model(given):
-    return runs.root() / training.run_name("03_sft_chat", given.model) / "model"
+    return runs.root() / sft.run_name("03_sft_chat", given.model) / "model"
 
 
 def prompts(given):
@@ -163,7 +164,7 @@ def course(given):
 
 def validation(given):
     """Write validation rows whose phrases no training row has: half in narrow, half in wide wording."""
-    make = module("make", "data_samples")
+    make = module("make", "data_samples/generator")
     wanted = [(kind, "none") for kind, count in VALIDATION.items() for _ in range(count // (40 if given.toy else 1))]
     writers = [make.Writer("validation", f"dpo_gpu {wide}", make.SEED, wide) for wide in (False, True)]
     rows = [make.gold_row(writers[at % 2], *key) for at, key in enumerate(wanted)]
@@ -286,7 +287,7 @@ def main():
     if given.worker:
         return dpo_sweep.work(Bench, given)
     begun, found = time.monotonic(), {"command": sys.argv[1:], "date": datetime.date.today().isoformat(),
-                                      "versions": identity.environment(), "phases": {}}
+                                      "versions": fingerprint.environment(), "phases": {}}
     workers = dpo_sweep.Workers(given.workers, given.out, begun + given.seconds)  # they import while SFT trains
 
     def keep(**more):

@@ -59,10 +59,11 @@ def lesson(name):
 class Bench:
     """The chat model and its pairs, on the device of this process."""
 
-    def __init__(self, out, toy, model=None, samples=K, validation="data_samples/validation.jsonl"):
+    def __init__(self, out, toy, model=None, samples=K, validation="data_samples/cron/validation.jsonl"):
         import torch
 
-        from kit import attention, models
+        from kit import models
+        from kit.engine import attention
 
         models.compute_dtype = lambda where=None: torch.float32  # the same on every machine
         attention.use = lambda model: model  # on a GPU, packed float32 rows are a call each
@@ -80,7 +81,7 @@ class Bench:
 
     def prepare(self):
         """Chat model as lessons 01 to 03 make it, into DIR/model, and its own pairs, into DIR/pairs-SET-SEED.jsonl."""
-        from kit import models, pairs, records
+        from kit import dpo, models, records
 
         model, tokenizer = models.load(self.model) if self.model else (None, None)
         for name in () if self.model else ("sft_completion", "sft_chat"):
@@ -93,14 +94,14 @@ class Bench:
             trainer.train()
         model.save_pretrained(self.out / "model")
         tokenizer.save_pretrained(self.out / "model")
-        rows = list(records.read(records.find("data_samples/preferences.jsonl"), "preferences"))
+        rows = list(records.read(records.find("data_samples/cron/preferences.jsonl"), "preferences"))
         rows = rows[: 40 if self.toy else None]
         for seed in SEEDS[: 1 if self.toy else None]:
             asked = rows[:OWN]
-            samples = pairs.sample(model, tokenizer, asked, OWN_K, seed=seed, batch_size=self.size)
-            mixed = pairs.own(rows[:MIXED], samples[:MIXED], schedules, True) + rows[MIXED:MOST_PAIRS]
-            made = {"own": pairs.own(asked, samples, schedules), "behaviour": rows, "mixed form": mixed,
-                    "own form": pairs.own(asked, samples, schedules, True)}
+            samples = dpo.sample(model, tokenizer, asked, OWN_K, seed=seed, batch_size=self.size)
+            mixed = dpo.own(rows[:MIXED], samples[:MIXED], schedules, True) + rows[MIXED:MOST_PAIRS]
+            made = {"own": dpo.own(asked, samples, schedules), "behaviour": rows, "mixed form": mixed,
+                    "own form": dpo.own(asked, samples, schedules, True)}
             for name, found in made.items():
                 self.file(name, seed).write_text("".join(json.dumps(row) + "\n" for row in found))
         return {"pairs": {name: len(found) for name, found in made.items()}, "device": str(model.device)}
@@ -114,8 +115,8 @@ class Bench:
         if self.base is None:
             self.base, self.tokenizer = models.load(self.out / "model")
             self.questions = {"validation": scoring.read_questions(schedules, self.validation),
-                              "test": scoring.read_questions(schedules, "data_samples/test.jsonl",
-                                                             "data_samples/phrases_by_hand.tsv")}
+                              "test": scoring.read_questions(schedules, "data_samples/cron/test.jsonl",
+                                                             "data_samples/cron/phrases_by_hand.tsv")}
             if self.toy:
                 self.questions = {name: found[::25] for name, found in self.questions.items()}
 
@@ -422,7 +423,7 @@ def main():
     parser.add_argument("--rates", type=float, nargs="+", help="with --chosen, step sizes to choose from")
     parser.add_argument("--weights", type=float, nargs="+", help="with --chosen, weights of the SFT term to choose from")
     parser.add_argument("--sets", choices=PAIR_SETS, nargs="+", help="with --chosen, pairs to choose from")
-    parser.add_argument("--validation", default="data_samples/validation.jsonl", help="rows to choose by")
+    parser.add_argument("--validation", default="data_samples/cron/validation.jsonl", help="rows to choose by")
     parser.add_argument("--model", help="chat model instead of training one")
     parser.add_argument("--samples", type=int, default=K, help="sampled replies a question")
     parser.add_argument("--toy", action="store_true", help="few rows, steps and settings, to see that it runs")

@@ -2,7 +2,7 @@
 
 `python benchmarks/encode_rows.py --out benchmarks/results/encode_rows.json`. One process, one thread; each round times
 both, in the opposite order of the round before. TRL's side is `SFTTrainer._prepare_dataset` with `assistant_only_loss`
-and the course's chat template; ours is `chat.encode_chats` and `training.sft_dataset`. Both end in a datasets.Dataset.
+and the course's chat template; ours is `chat.encode_chats` and `sft.sft_dataset`. Both end in a datasets.Dataset.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from kit import chat, models, records, training
+from kit import chat, models, records, sft
 
 SEED = 0
 
@@ -47,7 +47,7 @@ def trl_preparation(tokenizer, folder):
 
 def ours(tokenizer):
     """A function of rows: what a lesson makes of them before it trains."""
-    return lambda rows: training.sft_dataset(chat.encode_chats(tokenizer, [row["messages"] for row in rows]), seed=SEED)
+    return lambda rows: sft.sft_dataset(chat.encode_chats(tokenizer, [row["messages"] for row in rows]), seed=SEED)
 
 
 def same_ids_and_masks(rows, tokenizer, theirs, mine):
@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--out", type=Path, help="JSON file of the result")
     given = parser.parse_args()
     disable_progress_bars()
-    rows = list(records.read(records.find("data_samples/chat.jsonl"), "chat", limit=given.rows))
+    rows = list(records.read(records.find("data_samples/cron/chat.jsonl"), "chat", limit=given.rows))
     told = measure(rows, given.rounds)
     versions = {name: metadata.version(name) for name in ("trl", "transformers", "tokenizers", "datasets")}
     told |= {"hardware": f"{platform.machine()}, {os.cpu_count()} cores, one thread used", "seed": SEED,

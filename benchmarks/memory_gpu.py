@@ -34,7 +34,7 @@ SETTINGS = {
     "135M DPO, reference": (SMALL, {"kind": "dpo", "micro_batch_size": 4}),
     "0.6B full": (QWEN, {"micro_batch_size": 4}),
     "0.6B full, one row of 8,192": (QWEN, {"micro_batch_size": 1, "length": 8192, "checkpointing": True}),
-    "0.6B full, padded rows run packed by kit.attention": (QWEN, {"padded": True, "packed": True}),
+    "0.6B full, padded rows run packed by kit.engine.attention": (QWEN, {"padded": True, "packed": True}),
     "0.6B full, bf16 weights": (QWEN, {"precision": "bf16"}),
     "0.6B full, half of the ids trained, 2 micro batches": (QWEN, {"micro_batch_size": 4, "trained": 0.5,
                                                                    "accumulation": 2}),
@@ -64,8 +64,8 @@ def rows(setting, vocab):
 
 
 def dataset(setting, vocab):
-    """Columns as training.sft_dataset and training.dpo_dataset make them, in the order of `rows`."""
-    from kit import training
+    """Columns as sft.sft_dataset and sft.dpo_dataset make them, in the order of `rows`."""
+    from kit import sft
 
     made = list(rows(setting, vocab))
     if setting.kind == "sft":
@@ -75,7 +75,7 @@ def dataset(setting, vocab):
         replies = [ids[max(prompt, 1):] for ids, prompt in made]
         columns = {"prompt_ids": [ids[: max(prompt, 1)] for ids, prompt in made], "chosen_ids": replies,
                    "rejected_ids": [ids[::-1] for ids in replies]}
-    return training.dataset(columns, f"{setting}")
+    return sft.dataset(columns, f"{setting}")
 
 
 def trainer(setting, config, folder, packed=False):
@@ -85,7 +85,8 @@ def trainer(setting, config, folder, packed=False):
     from transformers import AutoConfig, AutoModelForCausalLM
     from trl import DPOConfig, SFTConfig, SFTTrainer
 
-    from kit import attention, models, training
+    from kit import models, sft
+    from kit.engine import attention
 
     where, half = models.device(), setting.precision.startswith("bf16")
 
@@ -96,13 +97,13 @@ def trainer(setting, config, folder, packed=False):
 
     torch.manual_seed(0)
     policy = attention.use(model()) if packed else model()
-    settings = training.hardware(setting.micro_batch_size * setting.accumulation, setting.micro_batch_size)
+    settings = sft.hardware(setting.micro_batch_size * setting.accumulation, setting.micro_batch_size)
     checkpointing = next(key for key in settings if key.endswith("_checkpointing"))
     settings |= {checkpointing: setting.checkpointing, "bf16": setting.precision != "fp32", "max_steps": STEPS,
                  "output_dir": folder, "save_strategy": "no", "report_to": "none", "logging_steps": 1,
                  "disable_tqdm": True, "max_length": None, "optim": "adamw_torch_fused"}
     more = {"train_dataset": dataset(setting, config["vocab_size"]), "processing_class": tiny.tokenizer(),
-            "peft_config": training.lora(setting.lora_rank, policy) if setting.lora_rank else None}
+            "peft_config": sft.lora(setting.lora_rank, policy) if setting.lora_rank else None}
     if setting.kind == "sft":
         return SFTTrainer(policy, SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}), **more)
     precompute = setting.reference == "precomputed"
@@ -192,7 +193,7 @@ def child(names):
     """Train settings one after the other and print a row for each; one that fails says why and the next one goes on."""
     import torch
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
     gpu = torch.cuda.is_available()
     for name in names:
         shape, changes = SETTINGS[name]

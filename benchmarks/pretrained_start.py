@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-from kit import checkpoints, identity, models, schedules, scoring, show
+from kit import models, schedules, scoring, show
+from kit.engine import checkpoints, fingerprint
 
 PROJECT = Path(__file__).parents[1]
 GROUPS = ("test split", "by hand", "edits", "right kind")
@@ -63,7 +64,7 @@ def main():
     parser.add_argument("--epochs", type=float, default=0.5)
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks" / "results" / "pretrained_start.json")
     given = parser.parse_args()
-    questions = scoring.read_questions(schedules, "data_samples/test.jsonl", "data_samples/phrases_by_hand.tsv")
+    questions = scoring.read_questions(schedules, "data_samples/cron/test.jsonl", "data_samples/cron/phrases_by_hand.tsv")
     chat, found = lesson(), {"pocket": [], "random": []}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KIT_RUNS"] = folder
@@ -76,9 +77,9 @@ def main():
             print(f"seed {seed}:", {name: {g: round(mean(h), 3) for g, h in runs[-1].items()}
                                     for name, runs in found.items()}, flush=True)
     out = {"device": models.device(), "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-           "versions": identity.environment(), "date": datetime.date.today().isoformat(), "seeds": given.seeds, "epochs": given.epochs,
+           "versions": fingerprint.environment(), "date": datetime.date.today().isoformat(), "seeds": given.seeds, "epochs": given.epochs,
            "weights_sha256": checkpoints.weights_sha256(models.POCKET), "data_sha256":
-           identity.source(PROJECT / "data_samples" / "chat.jsonl")[1], "groups": {}}
+           fingerprint.source(PROJECT / "data_samples" / "cron" / "chat.jsonl")[1], "groups": {}}
     for group in GROUPS:
         sides = {name: [run[group] for run in runs] for name, runs in found.items()}
         low = difference(sides["random"], sides["pocket"])

@@ -20,7 +20,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from kit import runs
 from kit.errors import exit_code
@@ -37,7 +37,7 @@ def build(run, kind, gpu):
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import DPOConfig, SFTConfig, SFTTrainer
 
-    from kit import models, training
+    from kit import models, sft
 
     scale, draw = (4 if gpu else 1), random.Random(0)
 
@@ -52,16 +52,16 @@ def build(run, kind, gpu):
         return [draw.randrange(2, 1024 * scale) for _ in range(draw.randint(low, high))]
 
     count, micro = 8 * scale * STEPS, 4 * scale
-    settings = {**run.settings(save_steps=SAVE), **training.hardware(2 * micro, micro), "max_steps": STEPS,
+    settings = {**run.settings(save_steps=SAVE), **sft.hardware(2 * micro, micro), "max_steps": STEPS,
                 "learning_rate": 1e-3, "lr_scheduler_type": "cosine", "max_length": None}
     if kind == "sft":
         rows = [ids(8 * scale, 32 * scale) for _ in range(count)]
         return SFTTrainer(model(), SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}),
-                          train_dataset=training.dataset({"input_ids": rows, "labels": rows}, "sft"),
+                          train_dataset=sft.dataset({"input_ids": rows, "labels": rows}, "sft"),
                           processing_class=tiny.tokenizer())
     pairs = {key: [ids(4 * scale, 16 * scale) for _ in range(count)] for key in ("prompt_ids", "chosen_ids",
                                                                                    "rejected_ids")}
-    return tiny.Preferences(model(), model(), DPOConfig(**settings), train_dataset=training.dataset(pairs, "dpo"),
+    return tiny.Preferences(model(), model(), DPOConfig(**settings), train_dataset=sft.dataset(pairs, "dpo"),
                             processing_class=tiny.tokenizer())
 
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 import tiny  # noqa: E402
 import torch  # noqa: E402
@@ -27,7 +27,8 @@ from datasets import Dataset  # noqa: E402
 from transformers import PrinterCallback  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
-from kit import checkpoints, recorder, runs  # noqa: E402
+from kit import runs
+from kit.engine import checkpoints, recorder  # noqa: E402
 
 
 def build(settings, options):

@@ -238,7 +238,8 @@ def made(shape):
 
 def timed(shape):
     """The second of two epochs of BATCHES steps, each micro batch packed, with Liger's layers where they are."""
-    from kit import attention, models, training
+    from kit import models, sft
+    from kit.engine import attention
 
     n = int(os.environ.get("WORLD_SIZE", "1"))
     micro, accumulation = MICRO.get(shape, (4, 2))
@@ -251,10 +252,10 @@ def timed(shape):
             used.append("fused " + type(models.fused_layers(model)).__name__)
     steps = rows(shape, batch * BATCHES)  # packed, batches of any rows are full; each is dealt to the processes
     steps = [steps[at + i] for at in range(0, len(steps), batch)
-             for i in training.by_length([len(row.input_ids) for row in steps[at : at + batch]], batch, 0)]
-    data = training.dataset({"input_ids": [row.input_ids for row in steps], "labels": [row.labels for row in steps]},
+             for i in sft.by_length([len(row.input_ids) for row in steps[at : at + batch]], batch, 0)]
+    data = sft.dataset({"input_ids": [row.input_ids for row in steps], "labels": [row.labels for row in steps]},
                             f"{shape} {batch}")
-    trainer, clock = trainer_of(model, data, 2 * BATCHES, training.hardware(batch, micro))
+    trainer, clock = trainer_of(model, data, 2 * BATCHES, sft.hardware(batch, micro))
     trainer.train()
     seconds, ids = clock.ends[-1] - clock.ends[BATCHES - 1], sum(map(len, data["input_ids"]))
     return {"tokens_per_s": ids / seconds, "s_a_step": seconds / BATCHES, "tokens": ids, "rows_a_step": batch,
@@ -264,16 +265,16 @@ def timed(shape):
 def full_step(name):
     """Peak of steps after the first, of rows of equal length in plain layers, which are what the planner describes."""
     from kit import memory as planner
-    from kit import training
+    from kit import sft
 
     shape, checkpointed = name.split()[0], name.endswith("checkpointed")
     n, ids = int(os.environ.get("WORLD_SIZE", "1")), 64 if shape == "toy" else MEMORY_IDS
     model, gpu = made(shape)
-    fitting = training.hardware(n, 1)
+    fitting = sft.hardware(n, 1)
     fitting[next(key for key in fitting if key.endswith("_checkpointing"))] = checkpointed
     planned = planner.plan(config(shape), planner.Training(1, ids, checkpointing=checkpointed, strategy="fsdp2",
                                                            precision="autocast" if gpu else "fp32", processes=n))
-    data = training.sft_dataset(rows(shape, n * MEMORY_STEPS, longest=ids), n)
+    data = sft.sft_dataset(rows(shape, n * MEMORY_STEPS, longest=ids), n)
     trainer, clock = trainer_of(model, data, MEMORY_STEPS, fitting)
     trainer.train()
     seconds = (clock.ends[-1] - clock.ends[0]) / (MEMORY_STEPS - 1)
@@ -287,7 +288,7 @@ def trainer_of(model, data, steps, fitting):
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    sys.path.insert(0, str(PROJECT / "tests"))
+    sys.path.insert(0, str(PROJECT / "tests" / "helpers"))
     import tiny  # its tokenizer is enough for rows that are ids
 
     class Clock(TrainerCallback):

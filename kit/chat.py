@@ -5,7 +5,7 @@ Derived by hand in lesson 01 (tokens, template) and lesson 03 (loss mask). Train
 tokenizer whose table of added tokens is empty. `split_special_tokens=True` of transformers covers special tokens
 only; a base such as Qwen also has added tokens that are not special.
 
-`python -m kit.chat MODEL` talks with a model, see kit.commands.
+`python -m kit.chat MODEL` talks with a model, see kit.cli.
 """
 
 import copy
@@ -225,6 +225,6 @@ def decode_reply(tokenizer, ids):
 
 
 if __name__ == "__main__":
-    from kit import commands
+    from kit import cli
 
-    sys.exit(exit_code(commands.talk))
+    sys.exit(exit_code(cli.talk))

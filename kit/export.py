@@ -174,7 +174,7 @@ def _names(text):
 def _imports(pieces, body):
     """The imports that `body` uses, one a module, sorted, in sections; one with a comment stays as it is written."""
     read = _names(body)[0]
-    members, lines = {"kit.export": {"exits"} & read, "kit.params": {"from_flags"} & read}, {}
+    members, lines = {"kit.export": {"exits"} & read, "kit.settings": {"from_flags"} & read}, {}
     for piece in pieces:
         module = "." * getattr(piece.node, "level", 0) + (getattr(piece.node, "module", None) or "")
         used = [a for a in piece.node.names if (a.asname or a.name).split(".")[0] in read]

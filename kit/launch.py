@@ -26,7 +26,7 @@ import psutil
 
 from kit import errors
 from kit.errors import KitError, MissingError, SettingsError
-from kit.processes import LOST, join
+from kit.engine.distributed import LOST, join
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CONFIGS = SCRIPTS.with_name("configs")

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from kit import attention
+from kit.engine import attention
 from kit.errors import MissingError, SettingsError
 
 PROJECT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from kit import chat
-from kit.processes import as_split
+from kit.engine.distributed import as_split
 
 LN2 = math.log(2)
 LONGEST = 8  # rows that are collated to see what a batch trains

@@ -14,10 +14,10 @@ import sys
 from array import array
 from pathlib import Path
 
-from kit import shapes
+from kit.engine import row_checks
 from kit.errors import DataError, MissingError, Problem, SettingsError, bad_rows, exit_code, refusal
 from kit.reports import length_quantiles, report, summary  # noqa: F401
-from kit.shapes import Duplicate, leakage  # noqa: F401
+from kit.engine.row_checks import Duplicate, leakage  # noqa: F401
 from kit.sources import open_source
 from kit.tables import to_dataset  # noqa: F401
 
@@ -48,8 +48,8 @@ def read(source, kind="auto", *, on_bad="stop", rejected_path=None, limit=None, 
     Bad rows raise one DataError that lists them all; with on_bad="skip" they are left out and
     stand in `.rejected` and, byte for byte, in the file `rejected_path`.
     """
-    if kind not in ("auto", *shapes.FIELDS) or on_bad not in ("stop", "skip"):
-        raise SettingsError(f"expected kind {', '.join(shapes.FIELDS)} or auto and on_bad stop or "
+    if kind not in ("auto", *row_checks.FIELDS) or on_bad not in ("stop", "skip"):
+        raise SettingsError(f"expected kind {', '.join(row_checks.FIELDS)} or auto and on_bad stop or "
                             f"skip, came {kind!r} and {on_bad!r}")
     opened, ignore = open_source(source), [ignore] if isinstance(ignore, str) else ignore
     records, problems, seen = Records(opened, kind, rejected_path, ignore), [], {}
@@ -87,14 +87,14 @@ class Records:
         if self.ignore and isinstance(row, dict):
             row = {name: value for name, value in row.items() if name not in self.ignore}
         if self.kind == "auto" and isinstance(row, dict):
-            self.kind = shapes.kind_of(row) or "auto"
-        if found := shapes.faults(row, self.kind, allow_last_user):
+            self.kind = row_checks.kind_of(row) or "auto"
+        if found := row_checks.faults(row, self.kind, allow_last_user):
             return found
-        self.form = self.form or shapes.form_of(row)
-        if shapes.form_of(row) != self.form:
-            return [(None, f"{self.form} as in line {self.lines[0]}", shapes.form_of(row))]
+        self.form = self.form or row_checks.form_of(row)
+        if row_checks.form_of(row) != self.form:
+            return [(None, f"{self.form} as in line {self.lines[0]}", row_checks.form_of(row))]
         first, alike = (seen.setdefault(digest(value), line)
-                        for value in (row, [shapes.levelled_row(row)]))
+                        for value in (row, [row_checks.levelled_row(row)]))
         if alike != line:
             exact = first != line
             self.duplicates.append(Duplicate(line, first if exact else alike, exact))
@@ -114,7 +114,7 @@ class Records:
             raise IndexError(index)
         index %= len(self)
         row = self.source.row(*self.place(index))
-        return {name: row[name] for fields in shapes.FIELDS[self.kind] for name in fields
+        return {name: row[name] for fields in row_checks.FIELDS[self.kind] for name in fields
                 if name in row and name not in self.ignore}
 
     def __iter__(self):
@@ -192,7 +192,7 @@ def split_leaked(records, evaluation, on_bad="stop") -> Records:
 
     One DataError lists all rows with such a prompt; with on_bad="skip" they are rejections now.
     """
-    faults = shapes.leaked_rows(records, evaluation)
+    faults = row_checks.leaked_rows(records, evaluation)
     if faults and on_bad == "stop":
         raise bad_rows(records.file, [Problem(records.file, records.line(i), *fault)
                                       for i, fault in faults.items()], records.rows_in,
@@ -204,7 +204,7 @@ def main(arguments=None):
     """`python -m kit.records FILE --kind chat`: the report of a file, without training."""
     parser = argparse.ArgumentParser("python -m kit.records", description="Check training rows.")
     parser.add_argument("file")
-    parser.add_argument("--kind", default="auto", choices=["auto", *shapes.FIELDS])
+    parser.add_argument("--kind", default="auto", choices=["auto", *row_checks.FIELDS])
     parser.add_argument("--on-bad", default="stop", choices=["stop", "skip"])
     parser.add_argument("--rejected", metavar="FILE", help="rejected rows go here")
     parser.add_argument("--against", metavar="FILE", help="evaluation rows; a shared prompt fails")

@@ -1,6 +1,6 @@
 """What is said of a file of rows: its counts, its faults, its lengths."""
 
-from kit import shapes
+from kit.engine import row_checks
 
 SHOWN = 20  # duplicates and leaks that are spelled out; the JSON report holds all
 
@@ -24,8 +24,8 @@ def report(records, against=None) -> dict:
         "rows_rejected": len(records.rejected),
         "problems": [problem._asdict() for problem in records.problems],
         "duplicates": records.duplicates,
-        "characters": length_quantiles(map(shapes.characters, records)),
-        "leakage": None if against is None else [leak._asdict() for leak in shapes.leakage(records, against)]}
+        "characters": length_quantiles(map(row_checks.characters, records)),
+        "leakage": None if against is None else [leak._asdict() for leak in row_checks.leakage(records, against)]}
 
 
 def summary(told, problems):
@@ -34,7 +34,7 @@ def summary(told, problems):
     yield f"rows: {told['rows_in']} in, {told['rows_used']} used, {told['rows_rejected']} rejected"
     yield from map(str, problems)
     yield f"duplicates: {len(told['duplicates'])}"
-    yield from (f"  line {line} equals line {first}{shapes.alike(exact)}"
+    yield from (f"  line {line} equals line {first}{row_checks.alike(exact)}"
                 for line, first, exact in told["duplicates"][:SHOWN])
     points = told["characters"]["quantiles"]
     yield "characters a row: " + ", ".join(f"{name} {points[at]}" for name, at in (
@@ -42,4 +42,4 @@ def summary(told, problems):
     if told["leakage"] is not None:
         yield f"prompts shared with the evaluation rows: {len(told['leakage'])}"
         yield from (f"  line {leak['train_line']} = evaluation line {leak['evaluation_line']}"
-                    f"{shapes.alike(leak['exact'])}: {leak['prompt'][:60]!r}" for leak in told["leakage"][:SHOWN])
+                    f"{row_checks.alike(leak['exact'])}: {leak['prompt'][:60]!r}" for leak in told["leakage"][:SHOWN])

@@ -1,7 +1,7 @@
 """One folder a training run: created once, resumed exactly, refused when its settings changed, finished once.
 
 Layout: run.json (settings, hashes, versions), metrics.jsonl (a line a step), report.json (results),
-checkpoint-N/ (sealed, see kit.checkpoints), model/ (loads with from_pretrained).
+checkpoint-N/ (sealed, see kit.engine.checkpoints), model/ (loads with from_pretrained).
 """
 
 import json
@@ -12,7 +12,8 @@ import time
 import uuid
 from pathlib import Path
 
-from kit import checkpoints, identity, processes, shares
+from kit import shares
+from kit.engine import checkpoints, distributed, fingerprint
 from kit.errors import CheckpointError, KitError, MissingError, SettingsError
 
 
@@ -47,8 +48,8 @@ def start(name, params, *, data=(), base=None, reference=None, allow=()):
     run = Run(folder, params, allow)
     if not _main_process():
         return run  # the first process creates and checks; it meets the others in Run.train
-    fresh = {"params": identity.plain(params), "data": dict(identity.source(item) for item in data),
-             "base": identity.weights(base), "reference": identity.weights(reference)}
+    fresh = {"params": fingerprint.plain(params), "data": dict(fingerprint.source(item) for item in data),
+             "base": fingerprint.weights(base), "reference": fingerprint.weights(reference)}
     root().mkdir(parents=True, exist_ok=True)
     try:
         folder.mkdir()
@@ -68,7 +69,7 @@ def start(name, params, *, data=(), base=None, reference=None, allow=()):
     else:
         run.facts = {"name": folder.name, "id": uuid.uuid4().hex, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                      **fresh, "seed": run.seed, "world_size": int(os.environ.get("WORLD_SIZE", "1")), "settings": {},
-                     "versions": identity.environment(), "changes": []}
+                     "versions": fingerprint.environment(), "changes": []}
     return run
 
 
@@ -85,11 +86,11 @@ def metrics(run) -> list:
 def _write_model(trainer, tokenizer, folder):
     """Write the trained model with tokenizer and stop ids; an adapter is merged into a copy of its base."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    processes.finite(model, trainer.state.global_step)
+    distributed.finite(model, trainer.state.global_step)
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
     model.generation_config.eos_token_id = sorted({*stops, tokenizer.eos_token_id} - {None})
-    trained = processes.whole(trainer)
+    trained = distributed.whole(trainer)
     if trainer.is_world_process_zero():
         trained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -131,7 +132,7 @@ class Run:
     def add(self, **fields):
         """Merge fields into report.json; only the first process writes."""
         if _main_process():
-            checkpoints.write_json(self.folder / "report.json", {**self.report, **identity.plain(fields)})
+            checkpoints.write_json(self.folder / "report.json", {**self.report, **fingerprint.plain(fields)})
 
     def _param(self, name, default):
         params = self.params if isinstance(self.params, dict) else vars(self.params)
@@ -147,7 +148,7 @@ class Run:
                 "save_strategy": "steps", "save_steps": save_steps or self._param("save_steps", 100),
                 # A NaN must reach us: the filter would log the mean of the steps before in its place.
                 "logging_strategy": "steps", "logging_steps": 1, "logging_nan_inf_filter": False,
-                "disable_tqdm": True, "report_to": identity.reporters(report_to, self.folder)}
+                "disable_tqdm": True, "report_to": fingerprint.reporters(report_to, self.folder)}
 
     def train(self, trainer, tokenizer, *, first_loss=None):
         """Train, or go on from the newest checkpoint that verifies, then write model/ and the sums of report.json.
@@ -156,8 +157,8 @@ class Run:
         within 1e-3 nats, `math.log(2)` for DPO. A finished run only says so. Raises DivergedError, CheckpointError,
         SettingsError, and Stopped after a signal.
         """
-        from kit import training
-        from kit.recorder import Recorder  # seconds of import, which reading a run's metrics does not need
+        from kit import sft
+        from kit.engine.recorder import Recorder  # seconds of import, which reading a run's metrics does not need
 
         self._check(trainer.args)
         trainer.args.hub_token = None  # the run never uploads, and nothing it writes may hold a token
@@ -165,16 +166,16 @@ class Run:
         try:
             if main:
                 checkpoints.lock(self.folder)
-                self._same({"settings": identity.settings(trainer, tokenizer)})
-            processes.meet(self.folder)
+                self._same({"settings": fingerprint.settings(trainer, tokenizer)})
+            distributed.meet(self.folder)
             if self.finished:
                 if main:
                     print(f"{self.folder.name} is finished ({self.report['steps']} steps); nothing was trained")
                 return
-            training.enforce(trainer, tokenizer)
+            sft.enforce(trainer, tokenizer)
             shares.share_last_rows(trainer)
             recorder = Recorder(self, trainer, first_loss)
-            with processes.watched(self.folder):
+            with distributed.watched(self.folder):
                 steps = recorder.train(self._newest(trainer))
             if steps >= trainer.state.max_steps:
                 self._finish(trainer, tokenizer, recorder)
@@ -185,7 +186,7 @@ class Run:
                 checkpoints.unlock(self.folder)
 
     def _check(self, args):
-        wrong = identity.unfit(args, self.settings(save_steps=args.save_steps, report_to="none"))
+        wrong = fingerprint.unfit(args, self.settings(save_steps=args.save_steps, report_to="none"))
         if wrong:
             raise SettingsError(f"the run sets or rules out {', '.join(wrong)}; build the trainer's config with "
                                 "`**run.settings()` and without them", file=checkpoints.shown(self.folder))
@@ -196,7 +197,7 @@ class Run:
 
         chosen = [None]
         if trainer.is_world_process_zero():
-            facts, now = self.facts, identity.environment()
+            facts, now = self.facts, fingerprint.environment()
             path, lines = checkpoints.newest(self.folder, facts["id"])
             if lines and path is None:
                 raise CheckpointError(f"no checkpoint can be used ({'; '.join(lines)}); delete the checkpoint "
@@ -237,7 +238,7 @@ class Run:
         if "settings" in fresh and not facts["settings"]:
             self.facts = {**facts, **fresh}
             return
-        changed = identity.changed({key: facts[key] for key in fresh}, fresh)
+        changed = fingerprint.changed({key: facts[key] for key in fresh}, fresh)
         refused = [text for key, text in changed.items() if key not in self.allow]
         if refused:
             raise SettingsError(f"this run was started with other settings ({'; '.join(refused)}); choose another "

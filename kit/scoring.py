@@ -1,6 +1,6 @@
 """Scores of generated replies: each with n and a 95% interval, judged by the task module, never by string.
 
-`python -m kit.scoring MODEL [MODEL ...]` prints the scoreboard, see kit.commands.
+`python -m kit.scoring MODEL [MODEL ...]` prints the scoreboard, see kit.cli.
 """
 
 import contextlib
@@ -10,7 +10,8 @@ import math
 import sys
 from dataclasses import dataclass
 
-from kit import chat, decoding, records
+from kit import chat, records
+from kit.engine import generation
 from kit.errors import DataError, exit_code
 
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
@@ -86,7 +87,7 @@ def generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=128, te
     with _generating(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            made = decoding.decode(model, [prompts[i] for i in rows], stop=tokenizer.eos_token_id,
+            made = generation.decode(model, [prompts[i] for i in rows], stop=tokenizer.eos_token_id,
                                    pad=tokenizer.pad_token_id, max_new_tokens=max_new_tokens, temperature=temperature)
             for i, ids in zip(rows, made, strict=True):
                 texts[i] = chat.decode_reply(tokenizer, ids)
@@ -231,6 +232,6 @@ def evaluate(model, tokenizer, questions, task, **options):
 
 
 if __name__ == "__main__":
-    from kit import commands
+    from kit import cli
 
-    sys.exit(exit_code(commands.score))
+    sys.exit(exit_code(cli.score))

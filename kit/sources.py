@@ -12,7 +12,8 @@ import zlib
 from contextlib import contextmanager
 from itertools import islice
 
-from kit import shapes, tables
+from kit import tables
+from kit.engine import row_checks
 from kit.errors import MissingError, refusal
 
 STRIDE = 1 << 23  # bytes between two lines of progress
@@ -49,7 +50,7 @@ def distinct(pairs):
     if len(fields) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise RefusedJSON("each field once", f"{shapes.named([twice])} twice")
+        raise RefusedJSON("each field once", f"{row_checks.named([twice])} twice")
     return fields
 
 
@@ -191,7 +192,7 @@ class TextFile:
 
     def checked_header(self, cells, kind, number, ignore):
         cells = [str(cells)] if isinstance(cells, csv.Error) else cells
-        if fault := shapes.column_fault(cells, kind, ignore):
+        if fault := row_checks.column_fault(cells, kind, ignore):
             other = next((d for d in ";\t|," if len(cells) == 1 and d in cells[0]), None)
             hint = f" (delimiter {other!r}?)" if other else ""
             raise refusal(self.name, f"{fault[1]}, delimited by {self.delimiter!r}",

@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from kit import shapes
+from kit.engine import row_checks
 from kit.errors import refusal
 
 BATCH = 1000  # rows decoded together
@@ -32,7 +32,7 @@ class Table:
         self.name, self.table, self.sha256 = name, table, sha256
 
     def scan(self, kind, limit, ignore):
-        if fault := shapes.column_fault(self.table.column_names, kind, ignore):
+        if fault := row_checks.column_fault(self.table.column_names, kind, ignore):
             raise refusal(self.name, *fault[1:], "rename or remove columns")
         digest, count = hashlib.sha256(), self.table.num_rows
         for start in range(0, count, BATCH):

@@ -1,0 +1,240 @@
+"""Several processes from a real kernel: what they return and print, and every way they can fail."""
+
+import json
+import textwrap
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from kit import launch
+from kit.errors import DivergedError, MissingError, SettingsError
+
+SCRIPT = '''
+from dataclasses import dataclass
+
+from kit.errors import DivergedError
+from kit.export import exits
+from kit.settings import from_flags
+
+
+@dataclass
+class Params:
+    mode: str = "train"  # what to do
+    rate: float = 1e-3  # step size
+    loud: bool = True  # whether to print
+
+
+if __name__ == "__main__":
+    with exits():
+        PARAMS = from_flags(Params)
+        import time
+
+        import torch
+        from accelerate import PartialState
+
+        state = PartialState()
+        total = torch.tensor(float(state.process_index + 1))
+        torch.distributed.all_reduce(total)
+        print(f"sum {total.item()} of {state.num_processes}, {PARAMS}", flush=True)
+        if PARAMS.mode == "sleep":
+            time.sleep(60)
+        if PARAMS.mode == "raise" and state.process_index == 1:
+            raise ValueError("boom")
+        if PARAMS.mode == "diverge":
+            raise DivergedError("loss is nan", line=7)
+        if PARAMS.mode == "run":
+            from kit import runs
+            run = runs.start("launched", PARAMS)
+            run.add(score=0.5)
+        torch.distributed.barrier()
+'''
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    file = tmp_path_factory.mktemp("launch") / "lesson.py"
+    file.write_text(SCRIPT)
+    return file
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+def test_two_processes_and_the_report(script, lines, tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_RUNS", str(tmp_path))
+    report = launch.run(script, 2, echo=lines.append, mode="run", rate=1e-5, loud=False)
+    assert report == {"score": 0.5}
+    assert lines == ["sum 3.0 of 2, Params(mode='run', rate=1e-05, loud=False)"]
+
+
+def test_an_error_with_an_exit_code_is_raised_here(script, lines):
+    with pytest.raises(DivergedError, match="^7: loss is nan") as failed:
+        launch.run(script, 2, echo=lines.append, mode="diverge")
+    assert failed.value.exit_code == 3
+    assert "torch/distributed" not in "\n".join(lines) and "Traceback" not in "\n".join(lines)
+
+
+@pytest.mark.parametrize("left, told", [
+    ({}, "a process ended without an error of its own"),
+    ({0: "gloo: connection closed by peer"}, "a process ended without an error of its own"),
+    ({0: "gloo: connection closed by peer", 1: "boom"}, "process 1 of 2 ended with ValueError: boom"),
+])
+def test_the_first_cause_is_told(tmp_path, lines, left, told):
+    for rank, text in left.items():
+        (tmp_path / f"failure-{rank}.json").write_text(json.dumps(
+            {"time": rank, "rank": rank, "kind": "ValueError", "text": text, "code": 1, "traceback": "trace\n"}))
+    assert told in str(launch._failure(tmp_path, 2, lines.append))
+
+
+def test_a_script_that_is_not_there():
+    with pytest.raises(MissingError, match=r"gone.py: this script is not there; write it by python -m kit.export"):
+        launch.run("gone", 2)
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SettingsError, match="2 processes need as many GPUs, 1 came; set num_processes to 1"):
+        launch._environment(2)
+    assert "ACCELERATE_USE_CPU" not in launch._environment(1)
+
+
+def test_processes_that_train_alone_are_refused(script, lines, monkeypatch):
+    wrong = dict(launch._environment(2), ACCELERATE_USE_CPU="false")
+    monkeypatch.setattr(launch, "_environment", lambda n: wrong)
+    with pytest.raises(SettingsError, match="2 processes must train together, 1 came"):
+        launch.run(script, 2, echo=lines.append)
+
+
+CELLS = {
+    "define": '''
+        import os, time
+        from kit import launch
+
+        def train(value, mode="train"):
+            import time, torch
+            from accelerate import PartialState
+            state = PartialState()
+            total = torch.tensor(float(state.process_index + 1))
+            torch.distributed.all_reduce(total)
+            print("process", state.process_index, "of", state.num_processes, flush=True)
+            if mode == "raise" and state.process_index == 1:
+                raise ValueError("boom")
+            if mode == "sleep":
+                time.sleep(60)
+            return {"sum": total.item(), "value": value}
+    ''',
+    "train": "assert launch.notebook(train, 2, 5) == {'sum': 3.0, 'value': 5}",
+    "raise": "launch.notebook(train, 2, 5, 'raise')",
+    "again": "import signal\nassert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+             "assert launch.notebook(train, 2, 6)['value'] == 6",
+    "busy": '''
+        import socket
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            launch.notebook(train, 2, 5, port=port)
+    ''',
+    "interrupt": '''
+        import psutil, signal, threading
+        threading.Timer(4, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        try:
+            launch.notebook(train, 2, 5, "sleep")
+        except KeyboardInterrupt:
+            print("interrupted,", len(psutil.Process().children()), "left")
+    ''',
+    "cuda": '''
+        import unittest.mock, torch
+        with unittest.mock.patch("torch.cuda.is_initialized", lambda: True):
+            launch.notebook(train, 2, 5)
+    ''',
+    "accelerator": "from accelerate import PartialState\nPartialState(cpu=True)\nlaunch.notebook(train, 2, 5)",
+    "threads": '''
+        from accelerate import PartialState
+        PartialState._shared_state.clear()
+        launch.PROBE_SECONDS = 3
+        torch.set_num_threads(2)
+        x = torch.ones(512, 512) @ torch.ones(512, 512)
+        launch.notebook(train, 2, 5)
+    ''',
+    "run": "launch.run(SCRIPT, 2, mode='train', rate=1e-5)",
+    "run raises": "launch.run(SCRIPT, 2, mode='raise')",
+    "run interrupted": '''
+        before, seen = {child.pid for child in psutil.Process().children(recursive=True)}, []
+
+        def interrupt(line):
+            seen.extend(child for child in psutil.Process().children(recursive=True) if child.pid not in before)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        began = time.monotonic()
+        try:
+            launch.run(SCRIPT, 2, echo=interrupt, mode="sleep")
+        except KeyboardInterrupt:
+            print(len(seen), "seen,", sum(process.is_running() for process in seen), "left, in time:",
+                  time.monotonic() - began < launch.GRACE)
+    ''',
+}
+
+
+@pytest.fixture(scope="module")
+def kernel(script):
+    """Output text of each cell of CELLS, run in their order by one kernel; an error ends as its rendering."""
+    cells = [nbformat.v4.new_code_cell(textwrap.dedent(source).strip().replace("SCRIPT", repr(str(script))))
+             for source in CELLS.values()]
+    book = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(book, timeout=120, allow_errors=True).execute()
+    return {name: "".join(o.get("text", "") or "\n".join(o.get("traceback", ())) for o in cell.outputs)
+            for name, cell in zip(CELLS, book.cells, strict=True)}
+
+
+def test_only_process_0_prints_and_its_result_comes_back(kernel):
+    assert kernel["define"] == ""
+    assert "process 0 of 2" in kernel["train"] and "process 1" not in kernel["train"]
+    assert "Error" not in kernel["train"] and "CUDA" not in kernel["train"]
+
+
+def test_a_traceback_of_a_child_is_shown_and_the_kernel_goes_on(kernel):
+    assert "ValueError: boom" in kernel["raise"] and "torch/distributed" not in kernel["raise"]
+    assert "ChildError: process 1 of 2 ended with ValueError: boom" in kernel["raise"]
+    assert "Error" not in kernel["again"]
+
+
+def test_an_interrupted_cell_leaves_no_process(kernel):
+    assert kernel["interrupt"] == "process 0 of 2\ninterrupted, 0 left\n"
+
+
+@pytest.mark.parametrize("name, told", [
+    ("busy", "is in use by another process; leave port out"),
+    ("cuda", "CUDA is in use in this kernel"),
+    ("accelerator", "an Accelerator or a Trainer's arguments are in this kernel"),
+    ("threads", "torch has started threads in this kernel, so its forks hang; restart the kernel"),
+])
+def test_an_unsafe_kernel_is_refused_in_one_sentence(kernel, name, told):
+    assert told in kernel[name] and kernel[name].startswith("SettingsError: ")
+    assert len(kernel[name].splitlines()) == 1
+
+
+def test_a_script_runs_whatever_state_the_kernel_is_in(kernel):
+    """After threads and an Accelerator, in which no fork would live."""
+    assert "sum 3.0 of 2, Params(mode='train', rate=1e-05" in kernel["run"] and "Error" not in kernel["run"]
+
+
+def test_a_script_that_raises_shows_its_traceback_in_the_cell(kernel):
+    told = kernel["run raises"]
+    assert 'raise ValueError("boom")\nValueError: boom' in told
+    assert "ChildError: process 1 of 2 ended with ValueError: boom; its traceback is printed above" in told
+    assert "torch/distributed" not in told and "kit/launch.py" not in told
+
+
+def test_an_interrupted_script_leaves_no_process(kernel):
+    count, rest = kernel["run interrupted"].strip().split(" ", 1)
+    assert int(count) >= 3 and rest == "seen, 0 left, in time: True"  # the launcher and two processes
+
+
+def test_one_process_is_a_call():
+    assert launch.notebook(lambda a, b: a + b, 1, 2, 3) == 5
