@@ -124,6 +124,7 @@ def add_role_tokens(tokenizer, model=None):
     tokenizer.chat_template = TEMPLATE
     if model is not None:
         add_rows(model, len(tokenizer), tokenizer.convert_tokens_to_ids(new))
+        model.role_ids = tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS))  # for kit.sft.lora
         for holder in (model.config, model.generation_config):
             for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
                 setattr(holder, name, getattr(tokenizer, name))
