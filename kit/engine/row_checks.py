@@ -13,12 +13,10 @@ FIELDS = {
 NO_TOOLS = "tool calls are not supported"
 HINTS = {  # what to do about columns of other formats
     "tools": NO_TOOLS,
-    "tool_calls": NO_TOOLS,
-    "conversations": "rename conversations to messages, from to role, value to content, human to "
-                     "user and gpt to assistant",
-    "instruction": "put instruction and input into prompt, and rename output to completion",
-    "question": "rename question to prompt and answer to completion",
-}
+    "conversations": "rename conversations, from, value, human and gpt to messages, role, content, "
+                     "user and assistant",
+    "instruction": "put instruction and input into prompt, and rename output to completion"}
+MAX_ROW = 16_000_000  # bytes; a longer row would take minutes to encode
 WIDTH = 60  # characters of a value in a message
 
 
@@ -31,16 +29,14 @@ def named(names) -> str:
 def describe(value) -> str:
     """Return a value in a few words."""
     if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
+        return json.dumps(value)
+    if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return f"an object with {named(value) or 'no fields'}"
-    if isinstance(value, (int, float)):
-        return f"the number {value}"[:WIDTH]
     if isinstance(value, str):
         return repr(value[:WIDTH]) + ("..." if len(value) > WIDTH else "")
-    return f"a value of type {type(value).__name__}"
+    return f"the number {value}"[:WIDTH]
 
 
 def columns_of(row, kind="auto", extra=False):
@@ -83,18 +79,24 @@ def no_constant(name):
     raise ValueError(name)
 
 
-def parse(content, field=None):
+def parse(content):
     """Return (value, None) of JSON in UTF-8, or (None, [fault])."""
+    if len(content) > MAX_ROW:
+        size = f"{len(content) / 1e6:.1f} MB"
+        return None, [(None, f"a row of at most {MAX_ROW / 1e6:.0f} MB", size)]
     try:
         text = content.decode().rstrip("\r\n")
         return json.loads(text, object_pairs_hook=distinct, parse_constant=no_constant), None
+    except UnicodeDecodeError as error:
+        before = content[:error.start].decode()[-20:]
+        return None, [(None, "UTF-8", f"the byte 0x{content[error.start]:02x} after {before!r}")]
     except json.JSONDecodeError as error:
         reason = f"{error.msg.split(' (')[0]} at character {error.pos + 1}"
     except RecursionError:
         reason = "JSON nested too deep"
     except ValueError as error:  # also an integer of over 4,300 digits
         reason = str(error).split(":")[0]
-    return None, [(field, "JSON", reason)]
+    return None, [(None, "JSON", reason)]
 
 
 def faults(row, kind) -> list:
@@ -206,6 +208,9 @@ class Duplicate(NamedTuple):
     first: int
     exact: bool  # False: equal only after case, white space and Unicode form are levelled
 
+    def __str__(self):
+        return f"line {self.line} equals line {self.first}{up_to(self.exact)}"
+
 
 class Leak(NamedTuple):
     """A training row with the prompt of a test row; the lines are those of the files."""
@@ -215,9 +220,14 @@ class Leak(NamedTuple):
     prompt: str
     exact: bool  # False: equal only after case, white space and Unicode form are levelled
 
+    def __str__(self):
+        return f"line {self.line} has {self.match()}"
+
+    def match(self):
+        return f"{describe(self.prompt)}, the prompt of test row {self.test_line}{up_to(self.exact)}"
+
 
 def up_to(exact) -> str:
-    """Return how two texts are equal, to be said after "equals"."""
     return "" if exact else " up to case, space and Unicode form"
 
 
