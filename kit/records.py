@@ -21,7 +21,6 @@ from kit.errors import DataError, MissingError, Problem, SettingsError, bad_rows
 
 MARKS = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip or Excel", b"PAR1": "Parquet",
          b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"[": "a JSON array"}  # starts of other files
-ADVICE = 'correct these rows or read with on_bad="skip"'
 LISTED = 20  # duplicates and leaks that the command prints; its JSON holds all
 
 
@@ -60,10 +59,7 @@ def read(source, kind="auto", *, on_bad="stop", extra=False):
     if kind not in ("auto", *row_checks.FIELDS) or on_bad not in ("stop", "skip"):
         raise SettingsError(f"expected kind {', '.join(row_checks.FIELDS)} or auto and on_bad stop "
                             f"or skip, got {kind!r} and {on_bad!r}; correct the setting")
-    rows = scan(source, kind, extra)
-    if rows.problems and on_bad == "stop":
-        raise bad_rows(rows.file, rows.problems, rows.rows_in, ADVICE)
-    return rows.not_empty()
+    return scan(source, kind, extra).checked(on_bad)
 
 
 def scan(source, kind, extra=False):
@@ -73,12 +69,11 @@ def scan(source, kind, extra=False):
     name, reader, digest = "Dataset", arrow_rows, hashlib.sha256()
     if isinstance(source, (str, os.PathLike)):
         name = source = os.fspath(source)
-        reader = readers.get(os.path.splitext(source)[1].lower())
-        if not os.path.isfile(source):
-            raise missing(source)
+        reader = readers.get(os.path.splitext(name)[1].lower())
+        if not os.path.isfile(name):
+            raise missing(name)
         if not reader:
-            raise refusal(source, f"a file that ends in {', '.join(readers)}", "another ending",
-                          "convert or rename it")
+            raise refusal(name, "one of the endings " + ", ".join(readers), "another", "convert it")
     elif not isinstance(getattr(source, "num_rows", None), int):
         raise refusal(None, "a path or a datasets.Dataset of one split", type(source).__name__,
                       "pass one split of it")
@@ -157,32 +152,34 @@ class Records:
         self.columns, self.form = self.columns or columns, self.form or form
         return [(None, f"{self.form} as in the rows before", form)] if form != self.form else []
 
-    def reject(self, faults, on_bad="skip", advice=ADVICE):
+    def reject(self, faults, on_bad="skip"):
         """Return Records without the rows of `faults` = {index: (field, expected, got)}.
 
         on_bad="stop" raises one DataError that names them all; "skip" adds them to `.rejected`.
         """
-        new = [Problem(self.file, self.lines[i], *faults[i]) for i in sorted(faults)]
-        if new and on_bad == "stop":
-            raise bad_rows(self.file, new, self.rows_in, advice)
         rest, used = copy.copy(self), [i for i in range(len(self)) if i not in faults]
+        new = [Problem(self.file, self.lines[i], *faults[i]) for i in faults]
         rest.problems = sorted(self.problems + new, key=lambda problem: problem.line)
         rest.rejected_bytes = self.rejected_bytes | {self.lines[i]: self.content[i] for i in faults}
         rest.content = [self.content[i] for i in used]
         rest.lines = array("Q", (self.lines[i] for i in used))
         lines = set(rest.lines)
         rest.duplicates = [pair for pair in self.duplicates if lines.issuperset(pair[:2])]
-        return rest.not_empty()
+        return rest.checked(on_bad)
 
-    def not_empty(self):
-        """Return these Records, or raise a DataError; its `.records` can write the rejected rows."""
-        if not self.content:
-            error = refusal(self.file, "at least one row", "none", "correct the file")
-            if self.problems:
-                error = bad_rows(self.file, self.problems, self.rows_in, "no good row is left")
-            error.records = self
-            raise error
-        return self
+    def checked(self, on_bad):
+        """Return these Records; refuse bad rows if on_bad is "stop", and to go on without any row.
+
+        The `.records` of the DataError can still write the rejected rows.
+        """
+        if self.content and (on_bad == "skip" or not self.problems):
+            return self
+        error = refusal(self.file, "at least one row", "none", "correct the file")
+        if self.problems:
+            advice = 'correct or remove these rows' + ', or use on_bad="skip"' * bool(self.content)
+            error = bad_rows(self.file, self.problems, self.rows_in, advice)
+        error.records = self
+        raise error
 
     def write_rejected(self, file, inputs=()):
         """Write one JSON object for each rejected row: file, line, field, expected, got, raw.
@@ -223,13 +220,13 @@ def split_too_long(rows, lengths, max_length) -> Records:
     long = {i: n for i, n in enumerate(lengths) if n > max_length}
     if not long:
         return rows
-    faults = {i: (None, f"at most {max_length} tokens", f"{n} tokens") for i, n in long.items()}
     shortest, longest = min(long.values()), max(long.values())
     try:
-        rest = rows.reject(faults)
+        rest = rows.reject({i: (None, f"at most max_length = {max_length} tokens", f"{n} tokens")
+                            for i, n in long.items()})
     except DataError as error:
-        error.message = (f"expected rows of at most max_length = {max_length} tokens, got {len(long)} "
-                         f"rows of {shortest} to {longest}; set max_length to {shortest} or more")
+        error.message = (f"expected at least one row of at most max_length = {max_length} tokens, got "
+                         f"{shortest} to {longest}; set max_length to {shortest} or more")
         raise
     if os.environ.get("RANK", "0") == "0":
         print(f"{rows.file}: {len(long)} of {len(rows)} rows are left out, because they are longer "
@@ -242,9 +239,9 @@ def split_leaked(rows, questions, on_bad="stop") -> Records:
 
     One DataError lists all rows with such a prompt; with on_bad="skip" they are rejected.
     """
-    faults = {i: (None, "no prompt of the test rows", leak.match())
-              for i, leak in leakage(rows, questions).items()}
-    return rows.reject(faults, on_bad, 'remove them from one of the files or use on_bad="skip"')
+    leaks = leakage(rows, questions)
+    return rows.reject({i: (None, "no prompt of the test rows", leak.match())
+                        for i, leak in leaks.items()}, on_bad)
 
 
 def length_quantiles(lengths, max_length=None) -> dict:
@@ -275,39 +272,35 @@ def json_rows(file, digest):
 def csv_rows(file, digest):
     """Yield (line, bytes, JSON, faults) of each record of a CSV file; a record may span lines."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters per cell
-    record, header = [], None
+    record, header, cells = [], None, []
 
     def text():
         for line in text_lines(file, digest):
             record.append(line)
             yield line[1].decode(errors="surrogateescape")
 
-    reader, cells = csv.reader(text(), delimiter="\t" if file[-3:] in "tsvTSV" else ",", strict=True), []
+    reader = csv.reader(text(), delimiter=",\t"[file.lower().endswith(".tsv")], strict=True)
     while cells is not None:
         record.clear()
-        content = faults = None
+        faults = None
         try:
             cells = next(reader, None)
         except csv.Error as error:
             cells, faults = [], [(None, "quotes that are closed, and doubled in a cell", str(error))]
             if header is None or "end of data" in str(error):
                 raise refusal(file, *faults[0][1:], "correct this quote", record[0][0]) from None
-        if header is None:
-            header = cells or None
-        elif cells or faults:
-            if not faults and len(cells) == len(header):
-                content = as_json(header, cells)
-            elif not faults:
-                faults = [(None, f"{len(header)} columns", f"{len(cells)} columns")]
-            yield record[0][0], b"".join(raw for _, raw in record), content, faults
+        if cells and header and len(cells) != len(header):
+            faults = [(None, f"{len(header)} columns", f"{len(cells)} columns")]
+        if header and (cells or faults):
+            yield record[0][0], b"".join(raw for _, raw in record), as_json(header, cells), faults
+        header = header or cells
 
 
 def as_json(header, cells):
     """Return the JSON of a CSV record; a cell of messages is JSON already."""
-    values = [cell if name == "messages" else json.dumps(cell, ensure_ascii=False)
-              for name, cell in zip(header, cells)]
-    pairs = ", ".join(f"{json.dumps(name)}: {value}" for name, value in zip(header, values))
-    return f"{{{pairs}}}\n".encode(errors="surrogateescape")
+    pairs = [f"{json.dumps(name)}: {cell if name == 'messages' else json.dumps(cell, ensure_ascii=False)}"
+             for name, cell in zip(header, cells)]
+    return f"{{{', '.join(pairs)}}}\n".encode(errors="surrogateescape")
 
 
 def arrow_rows(source, digest):
@@ -325,7 +318,8 @@ def arrow_rows(source, digest):
         row_checks.distinct([(name, None) for name in table.column_names])
         rows = (row for part in table.to_batches(1000) for row in part.to_pylist())
         for line, row in enumerate(rows, 1):
-            content = json.dumps(without_nulls(row), default=str).encode() + b"\n"
+            row = json.loads(json.dumps(row, default=str), object_hook=without_nulls)
+            content = json.dumps(row).encode() + b"\n"
             if digest:
                 digest.update(content)
             yield line, content, content, None
@@ -334,14 +328,9 @@ def arrow_rows(source, digest):
                       str(error).split("\n")[0], "write it again") from None
 
 
-def without_nulls(value):
-    """Return messages without null fields: Arrow adds a field of one message to all."""
-    if isinstance(value, list):
-        return [without_nulls(item) for item in value]
-    if isinstance(value, dict):
-        return {name: without_nulls(part) for name, part in value.items()
-                if part is not None or "role" not in value}
-    return value
+def without_nulls(item):
+    """Return a message without null fields: Arrow adds a field of one message to all."""
+    return {name: item[name] for name in item if "role" not in item or item[name] is not None}
 
 
 def main(argv=None):
@@ -363,15 +352,13 @@ def main(argv=None):
     lists = {"problems": rows.problems, "duplicates": rows.duplicates, "leaks": leaks}
     if options.json:
         lists = {name: [item._asdict() for item in lists[name]] for name in lists}
-        print(json.dumps(facts | {"rows_rejected": len(rows.rejected)} | lists, indent=1))
+        print(json.dumps(facts | lists, indent=1))
     else:
         print(f"{rows.file}: {rows.kind}, {rows.rows_in} rows, {rows.rows_used} used, "
               f"{len(rows.rejected)} rejected, {len(rows.duplicates)} equal to an earlier row, "
               f"{len(leaks)} with a prompt of the test rows")
         print(*rows.problems, *rows.duplicates[:LISTED], *leaks[:LISTED], sep="\n")
-    if rows.problems:
-        raise bad_rows(rows.file, rows.problems, rows.rows_in, "correct these rows")
-    split_leaked(rows.not_empty(), tests)
+    split_leaked(rows.checked("stop"), tests)
 
 
 if __name__ == "__main__":
