@@ -355,7 +355,7 @@ def _checked(task, on_bad, lines):
     for split in sorted(sources) if on_bad == "stop" else ():
         _check_leaks(rows(task, split), held_out)
     for question in [*held_out, *(questions(task, "train") if on_bad == "stop" else [])]:
-        if not _judged(task, question.right, question):
+        if not accepts(task, question.right, question):
             file, line = question.place
             raise DataError(f"expected a right reply that its own judge accepts, got {question.right!r}; correct the row or "
                             f"the judge of {task.file}", file=file, line=line)
@@ -375,29 +375,30 @@ def _check_leaks(read, held_out):
                         "take these rows out of one of the files", file=read.file, line=first.train_line)
 
 
-def _judged(task, reply, question):
-    """What the judge says, or one sentence when it raises."""
+def accepts(task, reply, question, judge=None):
+    """Return what the judge says of a reply, or raise one sentence with the judge's line when it raises."""
+    judge = judge or task.judge
     try:
-        return bool(task.judge(reply, question.right))
+        return bool(judge(reply, question.right))
     except KitError as error:
         error.file, error.line = question.place
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((f.lineno for f in reversed(frames) if f.filename == str(task.file)), None)
-        raise DataError(f"expected True or False for the reply {reply!r} to {question.right!r}, got {type(error).__name__}: "
-                        f"{error}; correct the judge", file=str(task.file), line=line, field="judge") from None
+        raise DataError(f"expected True or False for the reply {reply!r} where {question.right!r} is right, got "
+                        f"{type(error).__name__}: {error}; correct the function", file=str(task.file), line=line,
+                        field=getattr(judge, "__name__", "judge")) from None
 
 
 def _check_judge(task, tests, lines):
-    """Refuse a judge that accepts an empty reply and the replies of other rows every time."""
-    accepted = []
+    """Refuse a judge that accepts an empty reply and the replies of other rows every time, or that raises."""
+    verdicts = []
     for at, question in enumerate(tests[:SAMPLE]):
-        others = [other.right for other in tests[at:] + tests[:at] if not exact(other.right, question.right)]
-        for reply in ("", *others[:1]):
-            accepted.append(_judged(task, reply, question))
-            if task.prefers:
-                task.prefers(reply, question.right)
-    if all(accepted):
+        others = (other.right for other in tests[at:] + tests[:at] if not exact(other.right, question.right))
+        for reply in ("", next(others, "?")):
+            verdicts.append(accepts(task, reply, question))
+            accepts(task, reply, question, task.prefers)
+    if all(verdicts):
         raise DataError("expected a judge that refuses replies of other rows, got one that accepts each of "
-                        f"{len(accepted)}; correct the judge", file=str(task.file), line=lines.get("judge"), field="judge")
+                        f"{len(verdicts)}; correct the judge", file=str(task.file), line=lines.get("judge"), field="judge")
