@@ -14,6 +14,7 @@ import re
 import sys
 import traceback
 import types
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,6 @@ from kit.engine import row_checks
 from kit.errors import DataError, KitError, MissingError, SettingsError
 
 SHIPPED = Path(__file__).parents[1] / "data_samples"
-ROWS = (*records.DELIMITERS, ".parquet")
 TEST, VALIDATION = 0.1, 0.05  # shares of train, where the task names no file
 SAMPLE = 100  # questions whose judge is tried on the reply of another row
 FIELDS = {"system": str, "train": str, "test": (str, list, tuple, float), "validation": (str, float), "completions": str,
@@ -117,13 +117,13 @@ def number(tolerance=0.0):
 
 def find(name) -> Path:
     """Return the file of a shipped task's name, or `name` itself, which may also be in the project's folder."""
-    if Path(name).suffix in (".py", *ROWS):
+    if Path(name).suffix in (".py", *records.ENDINGS):
         return records.find(name)
     names = sorted(file.stem for file in SHIPPED.glob("*/*.py") if file.stem == file.parent.name)
     if name in names:
         return SHIPPED / name / f"{name}.py"
     close = difflib.get_close_matches(str(name), names, n=1)
-    raise SettingsError(f"expected {', '.join(names)}, a task file (.py) or a file of rows ({', '.join(ROWS)}), got "
+    raise SettingsError(f"expected {', '.join(names)}, a task file (.py) or a file of rows ({', '.join(records.ENDINGS)}), got "
                         f"{str(name)!r}; {f'did you mean {close[0]}?' if close else 'correct the name'}", field="task")
 
 
@@ -169,7 +169,7 @@ def _module(file):
     """Run a task file and check its names; return its text and its module. A file of rows gets the text that says it."""
     code = types.ModuleType(f"kit_task_{file.stem}")
     code.__file__, sys.modules[code.__name__] = str(file), code
-    source = f"train = {file.name!r}\ntest = {TEST}\n" if file.suffix in ROWS else file.read_text("utf-8", "replace")
+    source = f"train = {file.name!r}\ntest = {TEST}\n" if file.suffix in records.ENDINGS else file.read_text("utf-8", "replace")
     try:
         exec(compile(source, str(file), "exec"), code.__dict__)
     except KitError:
@@ -219,7 +219,10 @@ def rows(task, split="train", kind=None, on_bad="stop"):
     shaped = [(row, line) for row, line in shaped if row]
     if not shaped:
         raise DataError(f"expected {kind} rows for {split}, got none; add rows", file=str(file))
-    return read.replaced([row for row, _ in shaped], [line for _, line in shaped])
+    read = copy.copy(read)
+    read.kind, read.form = kind, (tuple(shaped[0][0]), kind)
+    read.content, read.lines = [json.dumps(row) for row, _ in shaped], array("Q", (line for _, line in shaped))
+    return read
 
 
 def questions(task, split="test"):
@@ -240,8 +243,8 @@ def questions(task, split="test"):
 
 def _part(task, row):
     """Return the split of a row of train: by a hash of its first question, so that no conversation is in two splits."""
-    first = row_checks.levelled(row_checks.prompts_of(row)[0])
-    place = int.from_bytes(hashlib.sha256(" ".join(first).encode()).digest()[:4], "big") / 2**32
+    first = " ".join(("kit", *row_checks.levelled(row_checks.prompts_of(row)[0])))  # not the bare hash: files may be cut by it
+    place = int.from_bytes(hashlib.sha256(first.encode()).digest()[:4], "big") / 2**32
     test, validation = (share if isinstance(share, float) else 0 for share in (task.tests, task.validation))
     return "test" if place < test else "validation" if place < test + validation else "train"
 
