@@ -34,7 +34,7 @@ SETTINGS = {
     "135M DPO, reference": (SMALL, {"kind": "dpo", "micro_batch_size": 4}),
     "0.6B full": (QWEN, {"micro_batch_size": 4}),
     "0.6B full, one row of 8,192": (QWEN, {"micro_batch_size": 1, "length": 8192, "checkpointing": True}),
-    "0.6B full, padded rows run packed by kit.engine.attention": (QWEN, {"padded": True, "packed": True}),
+    "0.6B full, padded rows run packed": (QWEN, {"padded": True, "packed": True}),
     "0.6B full, bf16 weights": (QWEN, {"precision": "bf16"}),
     "0.6B full, half of the ids trained, 2 micro batches": (QWEN, {"micro_batch_size": 4, "trained": 0.5,
                                                                    "accumulation": 2}),

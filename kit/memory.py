@@ -1,103 +1,147 @@
-"""GPU memory of training, computed from a model's config: its terms at each moment that may be the peak.
+"""GPU memory of training, computed from a model's config: a plan, a table, a widget. Lesson 10.
 
-All sizes are bytes. h hidden size, A = heads x head size, K = key-value heads x head size, f width of the gated MLP,
-V vocabulary, T ids at once (rows x length, and two rows for a DPO pair), N of them in the loss, P parameters.
+`at_real_size` answers "what would this lesson need with a large model?" for lessons 02 to 04.
+
+All sizes are bytes. h hidden size, A = heads x head size, K = key-value heads x head size, f width
+of the gated MLP, V vocabulary, P parameters. T is the number of ids that one process computes at
+once (rows x length; a DPO pair is two rows), N the number of those in the loss.
 """
 
-from dataclasses import dataclass
+import html
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from kit import settings, show
 from kit.errors import SettingsError
 
-# Bytes of a weight, a gradient, the optimizer's state, an operand of a matrix product, the residual stream.
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+         "intermediate_size")
+LLAMA = {"model_type": "llama", "vocab_size": 49152, "tie_word_embeddings": True}
+QWEN3 = {"model_type": "qwen3", "vocab_size": 151936, "tie_word_embeddings": True, "head_dim": 128}
+SHAPES = {  # from the models' config.json
+    "SmolLM2-135M": LLAMA | dict(zip(SIZES, (576, 30, 9, 3, 1536), strict=True)),
+    "Qwen3-0.6B": QWEN3 | dict(zip(SIZES, (1024, 28, 16, 8, 3072), strict=True)),
+    "SmolLM2-1.7B": LLAMA | dict(zip(SIZES, (2048, 24, 32, 32, 8192), strict=True)),
+    "Qwen3-8B": QWEN3 | dict(zip(SIZES, (4096, 36, 32, 8, 12288), strict=True))
+    | {"tie_word_embeddings": False},
+}
+# Bytes of a weight, a gradient, the optimizer's state, a matrix operand, the residual stream.
 PRECISIONS = {"fp32": (4, 4, 8, 4, 4), "autocast": (4, 4, 8, 2, 4), "bf16": (2, 2, 4, 2, 2),
               "bf16 + fp32 master": (2, 2, 12, 2, 2)}
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
-TILE = (4096, 32768)  # ids x vocabulary entries that TRL's head scores at once (trl.kernels.chunked_logprob)
-WORKSPACE = 2 * (1 << 25)  # cuBLAS on a Hopper GPU: 32 MiB for each thread that multiplies, forward and backward
-TERMS = ("weights", "reference", "gradients", "optimizer", "bf16 copies", "activations", "logits", "buffers")
+STAGES = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp2": 3}  # of ZeRO
+TILE = (4096, 32768)  # ids x vocabulary entries that TRL's head scores at once
+MARGIN = 1.1  # the planner's error (benchmarks/memory_gpu.py) and gaps between the allocator's blocks
+ROLE_TOKENS = 4  # new rows of the embedding table (kit.chat)
+LORA_RANK = 16
+TERMS = {
+    "weights": "parameters, with LoRA also adapters",
+    "reference": "second model of DPO",
+    "gradients": "those that exist when memory peaks",
+    "optimizer": "AdamW's two moments",
+    "bf16 copies": "weights that autocast casts for matrix products",
+    "activations": "values that the backward pass needs",
+    "logits": "scores of the vocabulary, one tile at a time",
+    "buffers": "temporary values, DDP's buckets, gathered weights of ZeRO-3 and FSDP2",
+}
+MOMENTS = {
+    "loss": "the backward pass begins, no layer has gradients yet",
+    "last layer": "the backward pass is in the last layer",
+    "first layer": "the backward pass ends, almost all gradients exist",
+    "update": "the optimizer's step, all gradients exist and no activations",
+}
 
 
 class Shape(NamedTuple):
-    """What a config says about memory."""
+    """The sizes in a config that decide about memory."""
 
     hidden: int
     layers: int
     heads: int
     kv_heads: int
-    head: int
     width: int
+    head: int
     vocab: int
     tied: bool
-    normed: bool  # queries and keys go through an RMSNorm each, as in Qwen3
+    normed: bool  # queries and keys each go through an RMSNorm, as in Qwen3
     biases: int  # parameters of the biases of one layer
 
     @property
     def linear(self):
-        """Weights of a layer's matrix products: 2hA + 2hK + 3hf."""
-        return 2 * self.hidden * self.head * (self.heads + self.kv_heads) + 3 * self.hidden * self.width
+        """Weights of the matrix products of one layer: 2hA + 2hK + 3hf."""
+        queries_and_keys = 2 * self.head * (self.heads + self.kv_heads)
+        return self.hidden * (queries_and_keys + 3 * self.width)
 
     @property
-    def norms(self):
-        """Weights of a layer's norms and biases."""
-        return 2 * self.hidden + 2 * self.head * self.normed + self.biases
-
-    @property
-    def table(self):
-        """Weights of one embedding table: Vh."""
-        return self.vocab * self.hidden
+    def tables(self):
+        """Weights of the embedding tables: Vh when input and output share one, else 2Vh."""
+        return self.vocab * self.hidden * (1 if self.tied else 2)
 
     @property
     def parameters(self):
-        return self.layers * (self.linear + self.norms) + self.hidden + self.table * (1 if self.tied else 2)
+        """P."""
+        norms = 2 * self.hidden + 2 * self.head * self.normed + self.biases
+        return self.layers * (self.linear + norms) + self.hidden + self.tables
 
-    def adapters(self, rank):
-        """Weights of LoRA on every linear layer: rank x (inputs + outputs), summed (Hu et al. 2021, section 4.1)."""
-        A, K = self.heads * self.head, self.kv_heads * self.head
-        return self.layers * rank * (4 * self.hidden + 2 * A + 2 * K + 3 * (self.hidden + self.width))
+    def lora(self, rank, tables):
+        """Weights that LoRA trains: rank x (inputs + outputs) of each linear layer (Hu et al. 2021).
+
+        Beside the adapters, the embedding tables (`tables`) or their rows of the role tokens train.
+        """
+        sizes = 7 * self.hidden + 2 * self.head * (self.heads + self.kv_heads) + 3 * self.width
+        rows = self.tables if tables else ROLE_TOKENS * self.hidden
+        return self.layers * rank * sizes + rows
 
 
 def shape(config):
-    """Shape of a transformers config (an object or a dict); refuses what the formulas do not describe."""
-    read = config.get if isinstance(config, dict) else lambda key, default=None: getattr(config, key, default)
-    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-    missing = [key for key in needed if not read(key)]
+    """Return the Shape of a name in SHAPES or of a transformers config (object or dict)."""
+    if isinstance(config, str):
+        if config not in SHAPES:
+            raise SettingsError(f"model: expected one of {', '.join(SHAPES)} or a config, got "
+                                f"{config}; choose one of these")
+        config = SHAPES[config]
+    read = config.get if isinstance(config, dict) else lambda key: getattr(config, key, None)
+    missing = [key for key in (*SIZES, "vocab_size") if not read(key) and "key_value" not in key]
     if missing or read("num_experts") or read("num_local_experts"):
-        raise SettingsError("a dense decoder with a gated MLP was expected, the config has "
-                            + (f"no {missing[0]}" if missing else "experts") + "; the planner cannot describe it")
-    hidden, layers, heads, width, vocab = (read(key) for key in needed)
-    kv_heads, head = read("num_key_value_heads") or heads, read("head_dim") or hidden // heads
-    biases = read("attention_bias", read("model_type") == "qwen2") and head * (heads + 2 * kv_heads)
-    return Shape(hidden, layers, heads, kv_heads, head, width, vocab, bool(read("tie_word_embeddings")),
-                 read("model_type") == "qwen3", int(biases or 0))
+        raise SettingsError("config: expected a dense decoder with a gated MLP, got "
+                            f"{'no ' + missing[0] if missing else 'experts'}; take another model")
+    hidden, layers, heads, kv_heads, width = (read(key) for key in SIZES)
+    kv_heads, head = kv_heads or heads, read("head_dim") or hidden // heads
+    biased = read("attention_bias") or read("model_type") == "qwen2"
+    return Shape(hidden, layers, heads, kv_heads, width, head, read("vocab_size"),
+                 bool(read("tie_word_embeddings")), read("model_type") == "qwen3",
+                 head * (heads + 2 * kv_heads) if biased else 0)
 
 
 @dataclass(frozen=True)
 class Training:
-    """What of a trainer's settings decides about memory."""
+    """The settings of a trainer that decide about memory."""
 
-    micro_batch_size: int = 8  # rows at once in one process; pairs for DPO
-    length: int = 1024  # ids of the longest row; for packed rows, ids of the pack
-    kind: str = "sft"  # sft | dpo
-    lora_rank: int = 0  # 0 trains all weights
-    precision: str = "autocast"  # a key of PRECISIONS
-    checkpointing: bool = False
-    reference: str = "model"  # DPO's: model | precomputed; with LoRA it is the policy without its adapters
-    trained: float = 1.0  # share of the ids that is in the loss
+    micro_batch_size: int = 8  # rows at once in one process; pairs for DPO [>= 1]
+    length: int = 1024  # ids of the longest row; for packed rows, ids of the pack [>= 1]
+    kind: str = "sft"  # [sft | dpo]
+    lora_rank: int = 0  # 0 trains all weights [>= 0]
+    lora_tables: bool = False  # LoRA trains the embedding tables too (peft's modules_to_save)
+    precision: str = "autocast"  # [fp32 | autocast | bf16 | bf16 + fp32 master]
+    checkpointing: bool = False  # compute activations again in the backward pass
+    reference: str = "model"  # of DPO; LoRA needs none [model | precomputed]
+    trained: float = 1.0  # share of the ids that is in the loss [> 0, <= 1]
     padded: bool = False  # rows of unequal length: attention reads a mask
-    accumulation: int = 1  # micro batches a step
-    strategy: str = "ddp"  # one of STRATEGIES
-    processes: int = 1
+    accumulation: int = 1  # micro batches per step [>= 1]
+    strategy: str = "ddp"  # [ddp | zero1 | zero2 | zero3 | fsdp2]
+    processes: int = 1  # GPUs [>= 1]
+
+    def __post_init__(self):
+        settings.check(self)
 
     @property
     def ids(self):
-        """T: a DPO pair is two rows."""
+        """T."""
         return self.micro_batch_size * self.length * (2 if self.kind == "dpo" else 1)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Terms at each moment that may be the peak; `terms`, `moment` and `peak` are those of the largest."""
+    """`moments` is {moment: {term: bytes}}; the other properties are those of the largest sum."""
 
     moments: dict
 
@@ -115,135 +159,151 @@ class Plan:
 
 
 def layer_activations(s, t):
-    """Bytes that one layer keeps for the backward pass; c of an operand, r of the residual stream.
+    """Return the bytes that one layer keeps for the backward pass.
 
-    T [2 (4h + rh + 4) + i c h + c (2A + 2K) + 4 heads + 4 c f]: two RMSNorms keep a float32 input, the normalised
-    values and a scale; i = 2 operands enter the products q k v and gate up, or 5 under autocast, where each product
-    casts its own; attention keeps q, k, v, its output and a log-sum; the MLP keeps gate, silu(gate), up and what
-    enters down. Korthikanti et al. 2022, eq. 1: T h (34 + 5 heads s / h) counts LayerNorm and a GELU of width 4h in
-    2 bytes, dropout masks, and scores of s x s. Here norms work in float32, the MLP is gated, nothing is dropped, and
-    SDPA computes the scores again. A test compares this with what autograd saves, to the byte.
+    T [2 (4h + rh + 4) + i c h + c (2A + 2K) + 4 heads + 4 c f], c bytes of a matrix operand, r of
+    the residual stream:
+
+    - two RMSNorms keep a float32 input, the normalised values and a scale,
+    - i = 2 operands enter the products q k v and gate up; under autocast i = 5, one cast each,
+    - attention keeps q, k, v, its output and the logarithm of a sum,
+    - the MLP keeps gate, silu(gate), up, and what enters down.
+
+    Korthikanti et al. 2022, eq. 1 has T h (34 + 5 heads s / h) instead: LayerNorm, a GELU of width
+    4h, dropout masks, and scores of s x s. Here nothing is dropped and SDPA stores no scores.
     """
     _, _, _, c, r = PRECISIONS[t.precision]
-    A, K, rank = s.heads * s.head, s.kv_heads * s.head, t.lora_rank
-    casts = t.precision == "autocast" or (rank and c < 4)
-    token = 2 * (4 * s.hidden + 4) + (5 if casts else 2) * c * s.hidden + c * (2 * A + 2 * K + 4 * s.width)
-    token += 4 * s.heads + (4 * (A + K + s.heads + s.kv_heads) if s.normed else 0)
-    if rank:  # frozen norms keep no normalised values; seven adapters keep their inner values, o_proj's its own input
-        token += 7 * c * rank + (c * A if casts else 0)
-    else:
-        token += 2 * r * s.hidden + (c * (A + K) if s.normed else 0)
-    if t.padded:  # with a mask, SDPA takes keys and values for every head, and casts the mask
-        token += 2 * c * (A - K) + c * t.length
-    elif c == 4 and A > K:  # CUDA's fused kernels take grouped heads in 2 bytes only, the math kernel keeps its scores
-        token += 2 * c * (A - K) + 4 * s.heads * (t.length - 1)
+    A, K = s.heads * s.head, s.kv_heads * s.head
+    token = 2 * (4 * s.hidden + r * s.hidden * (not t.lora_rank) + 4) + 4 * s.heads
+    token += (5 if t.precision == "autocast" else 2) * c * s.hidden
+    token += c * (2 * A + 2 * K + 4 * s.width) + (4 + c) * (A + K) * s.normed
+    if t.padded or c == 4:  # keys and values are repeated for every head
+        token += 2 * c * (A - K)
+    if c == 4 and A > K and not t.padded:  # float32 with grouped heads: only a kernel with scores
+        token += 4 * s.heads * t.length
     return token * t.ids
 
 
-def _head(s, t):
-    """What TRL's head holds in the forward pass: the hidden states of the N ids and one tile of scores.
-
-    r h N + tile: whole logits would be V N (c + 4). A tile is computed, folded into a log-sum and overwritten.
-    """
-    weight, _, _, c, r = PRECISIONS[t.precision]
-    ids = round(t.ids * t.trained)
-    tile = c * min(ids, TILE[0]) * (TILE[1] + (s.hidden if c < r else 0))
-    return r * s.hidden * ids + tile + (c * min(TILE[1], s.vocab) * s.hidden if c < weight else 0)
-
-
-def _head_backward(s, t):
-    """(logits, gradient of the table): the same, and gradients in float32, 4hN and 4Vh, cast if weights are bf16."""
-    wide = 4 + (PRECISIONS[t.precision][4] % 4)
-    return _head(s, t) + wide * s.hidden * round(t.ids * t.trained), wide * s.table
-
-
 def plan(config, training):
-    """Plan of one process that trains a model of this transformers config.
+    """Return the Plan of one process; `config` is a name in SHAPES or a transformers config.
 
-    weights w P, reference w P, gradients g P, optimizer o P (AdamW's two moments in float32; with a float32 master 12),
-    w, g, o from PRECISIONS; with LoRA, g and o count adapters and embedding tables only. Autocast keeps a bf16 copy
-    of each weight of a product until its backward pass, 2 bytes each. Over n processes, ZeRO-1 divides the optimizer
-    by n, ZeRO-2 the gradients too, ZeRO-3 and FSDP2 the weights too (Rajbhandari et al. 2020, section 5), which then
-    gather two layers and the tables; DDP adds buckets as large as the gradients. Raises SettingsError.
+    weights w P, reference w P, gradients g P, optimizer o P, with w, g, o from PRECISIONS; with
+    LoRA, g and o count trained weights only. Autocast keeps a copy in 2 bytes of each weight of a
+    product. Over n processes, ZeRO-1 divides the optimizer by n, ZeRO-2 the gradients too, ZeRO-3
+    and FSDP2 the weights too (Rajbhandari et al. 2020, section 5) but gather two layers and the
+    tables. DDP adds buckets as large as the gradients.
     """
     s, t = shape(config), training
-    if t.precision not in PRECISIONS or t.strategy not in STRATEGIES:
-        raise SettingsError(f"a precision of {', '.join(PRECISIONS)} and a strategy of {', '.join(STRATEGIES)} were "
-                            f"expected, {t.precision} and {t.strategy} came")
-    trained, fixed = _fixed(s, t)
-    moments = {**_forward(s, t), **_backward(s, t, trained)}
-    return Plan({moment: {term: fixed.get(term, 0) + terms.get(term, 0) for term in TERMS}
+    weight, gradient, optimizer, c, r = PRECISIONS[t.precision]
+    stage, n = STAGES[t.strategy], t.processes
+    trained = s.lora(t.lora_rank, t.lora_tables) if t.lora_rank else s.parameters
+    weights = weight * s.parameters + (4 * trained if t.lora_rank else 0)
+    second = t.kind == "dpo" and t.reference == "model" and not t.lora_rank
+    buckets = gradient * trained if n > 1 and stage == 0 else 0
+    gathered = c * (2 * s.linear + s.tables) if n > 1 and stage == 3 else 0
+    copies = 2 * s.linear if t.precision == "autocast" and not gathered else 0  # of one layer
+    parts = n if stage > 1 else 1
+    always = {"weights": weights // (n if stage == 3 else 1),
+              "reference": second * weight * s.parameters // (n if stage == 3 else 1),
+              "optimizer": optimizer * trained // (n if stage else 1)}
+    stream, layer = r * s.hidden * t.ids, layer_activations(s, t)
+    kept = s.layers * (stream if t.checkpointing else layer) + stream
+    casts = 0 if t.checkpointing else s.layers * copies
+    earlier = gradient * trained // parts if t.accumulation > 1 else 0  # of earlier micro batches
+    table = 0 if t.lora_rank and not t.lora_tables else 4 * s.vocab * s.hidden
+    ids = round(t.ids * t.trained)
+    logits = (r + 4) * s.hidden * ids + c * min(ids, TILE[0]) * min(TILE[1], s.vocab)
+    mlp = t.ids * (r * s.hidden + (4 if t.lora_rank and c < 4 else 2) * c * s.width)
+    moments = {
+        "loss": {"bf16 copies": casts, "gradients": earlier + table, "logits": logits,
+                 "activations": kept + (4 + r) * s.hidden * t.ids},
+        "last layer": {"bf16 copies": max(casts, copies), "gradients": earlier + table,
+                       "activations": kept + layer * t.checkpointing, "buffers": mlp},
+        "first layer": {"bf16 copies": copies, "gradients": gradient * trained // parts,
+                        "activations": layer + stream, "buffers": mlp},
+        "update": {"gradients": gradient * trained // parts},
+    }
+    for terms in moments.values():
+        terms["buffers"] = terms.get("buffers", 0) + buckets + gathered
+    return Plan({moment: {term: (always | terms).get(term, 0) for term in TERMS}
                  for moment, terms in moments.items()})
 
 
-def _kept(s, t):
-    """Bytes that all layers keep, r h T each with checkpointing, and the input of the last norm."""
-    r = PRECISIONS[t.precision][4]
-    return s.layers * (r * s.hidden * t.ids if t.checkpointing else layer_activations(s, t)) + r * s.hidden * t.ids
+def table(plans, gpu=80):
+    """Return a table of {name: Plan}: each term in GB (1e9 bytes), the peak, and the verdict.
+
+    A plan fits when its peak and a margin of 10% are at most `gpu` GB.
+    """
+    if not gpu > 0:
+        raise SettingsError(f"gpu: expected more than 0 GB, got {gpu}; give the size of one GPU")
+    rows = []
+    for name, each in plans.items():
+        terms = [f"{each.terms[term] / 1e9:,.2f}" if each.terms[term] else "-" for term in TERMS]
+        verdict = "fits" if each.peak * MARGIN <= gpu * 1e9 else "does not fit"
+        rows.append([name, *terms, f"= {each.peak / 1e9:,.2f}", verdict, each.moment])
+    cells = show.table(["GB on each GPU", *TERMS, "= peak", f"{gpu:,g} GB", "peak at"], rows)
+    notes = [f"{term}: {words}." for term, words in TERMS.items()]
+    notes.append("= peak: the sum at the moment that needs most, named in the last column.")
+    notes += [f"{moment}: {words}." for moment, words in MOMENTS.items()]
+    notes.append(f"fits: the peak and a margin of 10% are at most {gpu:,g} GB.")
+    lines = "".join(f"{html.escape(note)}<br>" for note in notes)
+    return show.Shown("\n".join([cells.text, "", *notes]), rich=f"{cells.rich}<p>{lines}</p>")
 
 
-def _copy(s, t):
-    """(bf16 copies of a layer's weights under autocast, those of them that train)."""
-    if t.precision != "autocast" or _gathers(t):
-        return 0, 0
-    mine = 2 * s.adapters(t.lora_rank) // s.layers
-    return 2 * s.linear + mine, mine or 2 * s.linear
+def at_real_size(*models, gpu=80, **changes):
+    """Return a table with one row per model (all of SHAPES by default) for one way to train.
+
+    `changes` are fields of Training: `at_real_size("Qwen3-8B", kind="dpo", lora_rank=16)`.
+    """
+    training = Training(**changes)
+    return table({model: plan(model, training) for model in models or SHAPES}, gpu)
 
 
-def _forward(s, t):
-    """Moments without gradients of this micro batch; autocast's cache of trained weights lasts until a pass ends."""
-    _, _, _, c, r = PRECISIONS[t.precision]
-    stream, (copy, cached) = s.hidden * t.ids, _copy(s, t)
-    saved = 0 if t.checkpointing else s.layers * copy
-    activations = _kept(s, t) + (4 + r) * stream  # and the last norm's values and output
-    moments = {"end of forward": {"bf16 copies": max(saved, s.layers * cached), "activations": activations,
-                                  "logits": _head(s, t)}}
-    if t.kind == "dpo" and t.reference == "model":  # while the policy's activations wait
-        inside = 3 * (r * stream + c * s.width * t.ids) - r * stream
-        moments["reference"] = {"bf16 copies": saved + (0 if t.lora_rank else s.layers * cached),
-                                "activations": activations, "logits": max(_head(s, t), inside)}
-    return moments
-
-
-def _backward(s, t, trained):
-    """Moments from the loss back to the embedding: activations go, gradients come."""
-    _, gradient, _, c, r = PRECISIONS[t.precision]
-    stream, layer, (copy, _) = s.hidden * t.ids, layer_activations(s, t), _copy(s, t)
-    kept, copies = _kept(s, t), 0 if t.checkpointing else s.layers * copy
-    scores, table = _head_backward(s, t)
-    # Gradients inside an MLP beyond what they replace; what enters an adapter is a float32 for a moment.
-    mlp = t.ids * (r * s.hidden + (4 if t.lora_rank and c < 4 else 2) * c * s.width)
-    again = t.accumulation > 1  # the gradients of earlier micro batches are there already
-    parts = t.processes if t.strategy in ("zero2", "zero3", "fsdp2") else 1
-    rest = trained - (0 if t.lora_rank else s.linear - s.hidden * s.width)
-    held = gradient * s.table * s.tied  # of a tied table, from the head, until the embedding adds its own
-    return {
-        "loss": {"bf16 copies": copies, "activations": kept + (4 + r) * stream, "logits": scores, "gradients": table},
-        "last norm": {"bf16 copies": copies, "activations": kept, "gradients": table, "buffers": 20 * stream},
-        "last layer": {"bf16 copies": max(copies, copy), "activations": kept + (layer if t.checkpointing else 0),
-                       "gradients": table, "buffers": mlp},
-        "first layer": {"bf16 copies": copy, "activations": layer + r * stream, "buffers": mlp,
-                        "gradients": held if again else gradient * rest // parts + (held if parts > 1 else 0)},
-        "embedding": {"activations": r * stream, "gradients": held + (gradient * s.table if again
-                                                                      else gradient * trained // parts)},
+def ways(config, *, gpu=80, processes=8, **changes):
+    """Return a table with one row per way to train: SFT, DPO and LoRA, then split over GPUs."""
+    one, many = Training(**changes), Training(**changes, processes=processes)
+    light = replace(one, lora_rank=LORA_RANK)
+    trainings = {
+        "SFT": one,
+        "SFT, checkpointing": replace(one, checkpointing=True),
+        f"SFT, LoRA {LORA_RANK}": light,
+        "DPO": replace(one, kind="dpo"),
+        "DPO, stored reference": replace(one, kind="dpo", reference="precomputed"),
+        f"DPO, LoRA {LORA_RANK}": replace(light, kind="dpo"),
     }
+    names = {"ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "fsdp2": "FSDP2, ZeRO-3"}
+    for strategy, name in names.items() if processes > 1 else ():
+        trainings[f"SFT, {name} on {processes:,}"] = replace(many, strategy=strategy)
+    return table({name: plan(config, training) for name, training in trainings.items()}, gpu)
 
 
-def _gathers(t):
-    return t.processes > 1 and t.strategy in ("zero3", "fsdp2")
+def planner(model="Qwen3-0.6B", **changes):
+    """Return the table of `ways`, with controls in a live notebook.
 
+    `changes`: gpu, processes, and the fields of Training.
+    """
+    values = {"micro_batch_size": 8, "length": 1024, "processes": 8, "gpu": 80} | changes
+    static = ways(model, **values)
 
-def _fixed(s, t):
-    """(trained parameters, {term: bytes} that are there all the time)."""
-    weight, gradient, optimizer, c, _ = PRECISIONS[t.precision]
-    tables, adapters, n = s.table * (1 if s.tied else 2), s.adapters(t.lora_rank), t.processes
-    stage = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp2": 3}[t.strategy]
-    trained = adapters + tables if t.lora_rank else s.parameters
-    weights = weight * (s.parameters + (tables if t.lora_rank else 0)) + 4 * adapters
-    reference = weight * s.parameters if t.kind == "dpo" and t.reference == "model" and not t.lora_rank else 0
-    buffers = WORKSPACE + (gradient * trained if stage == 0 and n > 1 else 0)
-    if _gathers(t):
-        buffers += c * (2 * (s.linear + s.norms) + tables)
-    return trained, {"weights": weights // (n if stage == 3 else 1), "reference": reference // (n if stage == 3 else 1),
-                     "optimizer": optimizer * trained // (n if stage else 1), "buffers": buffers,
-                     "gradients": gradient * trained // (n if stage > 1 else 1) if t.accumulation > 1 else 0}
+    def widget():
+        import ipywidgets as widgets
+
+        page = widgets.HTML(static.rich)
+        names = widgets.Dropdown(options=list(SHAPES), description="model",
+                                 value=model if isinstance(model, str) else None)
+        numbers = {name: widgets.IntText(values[name], description=label) for name, label in (
+            ("micro_batch_size", "rows at once"), ("length", "ids per row"),
+            ("processes", "GPUs"), ("gpu", "GB per GPU"))}
+
+        def draw(_):
+            chosen = {name: control.value for name, control in numbers.items()}
+            try:
+                page.value = ways(names.value or model, **values | chosen).rich
+            except SettingsError as error:
+                page.value = html.escape(str(error))
+
+        for control in (names, *numbers.values()):
+            control.observe(draw, "value")
+        return widgets.VBox([names, *numbers.values(), page])
+
+    return show.Shown(static.text, rich=static.rich, widget=widget)

@@ -1,35 +1,150 @@
-"""What a lesson shows: a widget in a live notebook, and a static twin (PNG, HTML or text) in a saved one."""
+"""What a lesson shows: tables, figures, widgets, and the live progress of training.
 
+Each figure is HTML with a text twin. Figures are transparent with mid-grey text, so they read in light and dark themes.
+A widget is a second output behind its static twin; a saved notebook that is opened again shows the twin.
+"""
+
+import base64
+import dis
 import html
 import io
+import os
 import platform
+import re
+import sys
+import time
+import uuid
 from importlib import metadata
+from pathlib import Path
 
 from kit import chat
 
-LESSONS = ("start here", "tokenizer", "completion SFT", "chat SFT", "DPO", "evaluate", "many GPUs", "speed")
-COLOURS = {"trained": "#b7e4c7", "ignored": "#e9ecef", "control": "#a9c9f5"}
+LESSONS = {"start here": "00_start_here", "tokenizer": "01_tokenizer", "completion SFT": "02_sft_completion",
+           "chat SFT": "03_sft_chat", "DPO": "04_dpo", "evaluate": "05_evaluate", "your own task": "06_own_task",
+           "LoRA": "07_lora", "GRPO": "08_grpo", "ship": "09_ship", "many GPUs": "10_many_gpus", "speed": "11_speed"}
+GREY, DARK = "#777777", "#1a202c"  # text on any theme; text on our own pale boxes
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe and Ito (2008)
+STYLE = {"font.size": 9, "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "xtick.color": GREY,
+         "ytick.color": GREY, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+LINE_SECONDS, CURVE_SECONDS = 1, 4  # least time between two lines and between two curves
+CURVE_POINTS = 400  # a live curve draws at most this many points
+NUMBER = re.compile(r"[-+]?[\d.,:]+ ?(%|x|[kMGT]?B|m?s)?( to .*| *\[.*\])?|-|nan|", re.IGNORECASE)
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# JupyterLab draws an error for a widget whose kernel has gone: show the widget while it lives, else its twin.
+LIVE_WIDGET = f"[data-mime-type='{WIDGET}'] > .jupyter-widgets"
+SWITCH = f"""<style>
+.jp-OutputArea-child:has(.kit-twin):has(+ .jp-OutputArea-child {LIVE_WIDGET}),
+.jp-OutputArea-child:has(.kit-twin) + .jp-OutputArea-child:has([data-mime-type='{WIDGET}']):not(:has({LIVE_WIDGET}))
+{{display: none}}</style>"""
+
+
+def in_notebook():
+    """Return whether this process is the kernel of a notebook; False in a terminal and in a forked process."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(getattr(getattr(shell, "kernel", None), "session", None), "pid", None) == os.getpid()
 
 
 class Shown:
-    """A figure with a static twin and, where a kernel is live, a widget; Jupyter picks the richest it can draw."""
+    """Something to look at: `text` for terminals, `rich` HTML for notebooks, `widget()` for a live notebook."""
 
-    def __init__(self, text, *, rich=None, png=None, widget=None):
-        self.text, self.rich, self.png, self.widget = text, rich, png, widget
+    def __init__(self, text, *, rich=None, widget=None):
+        self.text, self.rich, self.widget = text, rich, widget
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        bundle = {"text/plain": self.text}
-        if self.rich:
-            bundle["text/html"] = self.rich
-        if self.png:
-            bundle["image/png"] = self.png
-        if self.widget is not None:
-            live = self.widget()
-            bundle |= {k: v for k, v in live._repr_mimebundle_().items() if k.startswith("application/vnd.jupyter")}
-        return bundle
+        return {"text/plain": self.text} | ({"text/html": self.rich} if self.rich else {})
+
+    def _ipython_display_(self):
+        if self.widget is None:
+            raise NotImplementedError  # IPython then takes the bundle above
+        from IPython.display import display
+
+        live = in_notebook() and "KIT_PROGRESS" not in os.environ
+        rich = f"<div class='kit-twin'>{self.rich}</div>{SWITCH if live else ''}"
+        twin = display({"text/plain": self.text, "text/html": rich}, raw=True, display_id=uuid.uuid4().hex)
+        if live:
+            view = self.widget()._repr_mimebundle_()[WIDGET]
+            display({"text/plain": "", WIDGET: view}, raw=True)
 
     def __str__(self):
         return self.text
+
+
+class Progress:
+    """One line in place, and in a live notebook a loss curve under it. Silent where nobody looks, and on rank > 0.
+
+    A terminal shows the line on stderr. The environment variable KIT_PROGRESS names a file for the line.
+    """
+
+    def __init__(self, title, total, unit="step"):
+        self.title, self.total, self.unit, self.first, self.rank = title, total, unit, None, os.environ.get("RANK", "0")
+        self.series, self.curve, self.handle, self.drawn, self.written = {"loss": []}, "", None, 0.0, 0.0
+        self.notebook, self.width = in_notebook(), 0
+
+    def note(self, text):
+        """Show `text` at once in place of the line, for example "loading"."""
+        self._write(text)
+
+    def update(self, done, loss=None, validation=None):
+        """Show that `done` of the total are done; calls in quick succession cost almost nothing."""
+        now = time.monotonic()
+        self.first = self.first or (done, now)
+        for name, value in (("loss", loss), ("validation", validation)):
+            if value is not None:
+                self.series.setdefault(name, []).append((done, value))
+        if now - self.written >= LINE_SECONDS:
+            if now - self.drawn >= CURVE_SECONDS and len(self.series["loss"]) > 1 and self.notebook:
+                self._draw()
+            self._write(self._line(done, now))
+
+    def finish(self, text):
+        """Leave the sentence `text` and the final curve; a terminal and a log get the sentence."""
+        if self.notebook and len(self.series["loss"]) > 1:
+            self._draw()
+        self._write(text, end="\n")
+
+    def _line(self, done, now):
+        rate = (done - self.first[0]) / max(now - self.first[1], 1e-9)
+        parts = [f"{self.unit} {done:,}/{self.total:,}"]
+        if rate:
+            minutes, seconds = divmod(round((self.total - done) / rate), 60)
+            speed = f"{rate:.1f} {self.unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s per {self.unit}"
+            parts += [speed, f"{minutes}:{seconds:02} left"]
+        if self.series["loss"]:
+            parts.append(f"loss {self.series['loss'][-1][1]:.2f}")
+        return " · ".join(parts)
+
+    def _draw(self):
+        self.drawn = time.monotonic()
+        thin = {name: points[:: -(-len(points) // CURVE_POINTS)] for name, points in self.series.items() if points}
+        self.curve = curves(thin, smooth=0.9, x=self.unit, y="loss (nats per token)", title=self.title).rich
+
+    def _write(self, line, end=""):
+        self.written = time.monotonic()
+        if self.rank != "0":
+            return
+        if "KIT_PROGRESS" in os.environ:
+            Path(os.environ["KIT_PROGRESS"]).write_text(line, encoding="utf-8")
+        if self.notebook:
+            self._display(line)
+        elif sys.stderr.isatty():
+            print(f"\r{line:{self.width}}", end=end, file=sys.stderr, flush=True)
+            self.width = len(line)
+        elif end and line:
+            print(line, file=sys.stderr, flush=True)
+
+    def _display(self, line):
+        from IPython.display import display
+
+        bundle = {"text/plain": line, "text/html": f"<div>{html.escape(line)}</div>{self.curve}"}
+        if self.handle is None:
+            self.handle = display(bundle, raw=True, display_id=uuid.uuid4().hex)
+        else:
+            self.handle.update(bundle, raw=True)
+
+
+def progress(title, total, unit="step"):
+    """Return the Progress of `total` steps (or another `unit`)."""
+    return Progress(title, total, unit)
 
 
 def table(headers, rows):
@@ -90,7 +205,7 @@ def course_map(lit):
         axes.axis("off")
 
     text = " > ".join(f"[{i:02} {n}]" if i == lit else f"{i:02} {n}" for i, n in enumerate(LESSONS))
-    return Shown(text, png=_png(draw, 9, 0.9))
+    return _picture(text, _png(draw, 9, 0.9))
 
 
 def _box(x, y, width, height, **style):
@@ -99,7 +214,7 @@ def _box(x, y, width, height, **style):
     return FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.06", **style)
 
 
-def curves(series, *, y="loss (nats a token)", x="step", smooth=0.0):
+def curves(series, *, y="loss (nats per token)", x="step", smooth=0.0, title=""):
     """Lines of `series` {label: [(x, y), ...]}; `smooth` in [0, 1) adds a bias-corrected moving average."""
     def draw(axes):
         for label, points in series.items():
@@ -113,7 +228,7 @@ def curves(series, *, y="loss (nats a token)", x="step", smooth=0.0):
             axes.legend(frameon=False)
 
     ends = ", ".join(f"{label}: {points[0][1]:.3f} -> {points[-1][1]:.3f}" for label, points in series.items())
-    return Shown(f"{y} by {x}: {ends}", png=_png(draw, 6, 2.6))
+    return _picture(f"{y} by {x}: {ends}", _png(draw, 6, 2.6))
 
 
 def _average(values, decay):
@@ -138,7 +253,7 @@ def token_lens(tokenizer, encoded, losses=None):
         rows.append((tokenizer.decode([i]), kind, mask, losses[at] if losses is not None and mask else None))
     lines = [f"{text!r:14} {kind:8} {'trained' if mask else '':8}" + (f" {loss:6.3f}" if loss is not None else "")
              for text, kind, mask, loss in rows]
-    return Shown("\n".join(lines), png=_png(*_lens(rows)))
+    return _picture("\n".join(lines), _png(*_lens(rows)))
 
 
 def _lens(rows):
@@ -153,7 +268,7 @@ def _lens(rows):
 
     def draw(axes):
         for (text, kind, mask, loss), (x, y, width) in zip(rows, places, strict=True):
-            axes.add_patch(_box(x, -y * 2.4, width - 0.3, 1.2, facecolor=COLOURS[kind],
+            axes.add_patch(_box(x, -y * 2.4, width - 0.3, 1.2, facecolor={"trained": "#b7e4c7", "ignored": "#e9ecef", "control": "#a9c9f5"}[kind],
                                 edgecolor="#2d6a4f" if mask else "#adb5bd", linewidth=1.6 if mask else 0.8))
             shown = text.replace("\n", "\\n").replace(" ", "\u00b7").replace("$", r"\$")
             axes.text(x + width / 2, 0.6 - y * 2.4, shown, ha="center", va="center", family="monospace", fontsize=8)
@@ -243,3 +358,7 @@ def environment():
     for name in ("torch", "transformers", "accelerate", "trl", "datasets", "peft", "tokenizers"):
         rows.append([name, metadata.version(name)])
     return table(["", ""], rows)
+
+
+def _picture(text, png):
+    return Shown(text, rich=f'<img alt="{html.escape(text)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">')
