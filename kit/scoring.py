@@ -120,7 +120,7 @@ def _generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=128, t
             for i, ids in zip(rows, replies, strict=True):
                 made[i] = chat.decode_reply(tokenizer, ids), len(ids) == max_new_tokens and stop not in ids
             if progress is None and time.monotonic() - begin > PATIENCE:
-                progress = show.progress("replies", len(prompts), unit="reply")
+                progress = show.progress("scoring", len(prompts), unit="question")
             if progress:
                 progress.update(start + len(rows))
     if progress:
@@ -240,10 +240,32 @@ def evaluate(model, tokenizer, questions, task, *, separator=None, **options):
     else:
         prompts = chat.encode_text(tokenizer, [q.messages[-1]["content"] + separator for q in questions])
     options = {"max_new_tokens": task.max_new_tokens} | options
-    room = model.config.max_position_embeddings - options["max_new_tokens"]
-    longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
-    if len(prompts[longest]) > room:
-        raise SettingsError(f"expected questions of at most {room} ids, got {len(prompts[longest])}; lower max_new_tokens or "
-                            "shorten the question", file=questions[longest].place[0], line=questions[longest].place[1])
+    longest, room = max(zip(map(len, prompts), range(len(prompts)))), _room(model, options["max_new_tokens"])
+    if longest[0] > room:
+        file, line = questions[longest[1]].place
+        raise SettingsError(f"expected a question of at most {room} ids, got {longest[0]}; shorten it, or lower "
+                            "max_new_tokens", file=file, line=line)
     made = _generate(model, tokenizer, prompts, **options)
     return judged(questions, [text for text, _ in made], task, sum(cut for _, cut in made))
+
+
+def _room(model, max_new_tokens):
+    return getattr(model.config, "max_position_embeddings", 1 << 30) - max_new_tokens
+
+
+def answer(model, tokenizer, messages, text, *, max_new_tokens=48, temperature=0.0, seed=0):
+    """Return `messages` with the user's `text` and the model's reply. The chat in terminal and notebook both call it.
+
+    Where the conversation no longer fits the model's positions, its oldest turns after the system message are left out.
+    Raises SettingsError when `text` alone is too long.
+    """
+    fixed = [message for message in messages[:1] if message["role"] == "system"]
+    turns, room = [*messages[len(fixed):], {"role": "user", "content": text}], _room(model, max_new_tokens)
+    alone = len(chat.encode(tokenizer, [*fixed, turns[-1]], reply_next=True).input_ids)
+    if alone > room:
+        raise SettingsError(f"expected a message of at most {max(room, 0)} ids, got {alone}; shorten it")
+    while len(ids := chat.encode(tokenizer, [*fixed, *turns], reply_next=True).input_ids) > room:
+        turns = turns[2:]
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    reply, = generate(model, tokenizer, [ids], **options)
+    return [*fixed, *turns, {"role": "assistant", "content": reply}]

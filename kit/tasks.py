@@ -158,6 +158,15 @@ def load(name, *, folder=None, on_bad="stop", check=True) -> Task:
     return _checked(task, on_bad) if check else task if task.max_new_tokens else replace(task, max_new_tokens=256)
 
 
+def of_run(folder, check=True) -> Task:
+    """Return the task of a run folder: its task.py, with the rows beside the file that task.py was copied from."""
+    name, copied = json.loads((folder / "run.json").read_text(encoding="utf-8"))["params"]["task"], folder / "task.py"
+    if not copied.is_file():
+        return load(name, check=check)
+    beside = find(name).parent if check else folder
+    return replace(load(copied, folder=beside, check=check), name=Path(name).stem)
+
+
 def _refusal(file, source, name, expected, got, advice, error=DataError):
     """Return an error with the line of a task file that assigns or defines `name`."""
     match = re.search(rf"(?m)^(?=[^\s#]).*?\b{name}\b", source)
