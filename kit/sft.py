@@ -12,7 +12,7 @@ import random
 from kit import chat, models, preflight, records, runs, scoring, tasks
 from kit.engine import distributed
 from kit.engine.patches import score_trained_ids_only  # noqa: F401
-from kit.errors import SettingsError
+from kit.errors import DataError, SettingsError
 
 SCORED = 200  # test questions, for the scores before and after
 VALIDATED = 256  # rows, for the loss during training
@@ -30,14 +30,9 @@ def load_chats(params, tokenizer, split="train"):
     task = tasks.load(params.task, on_bad=params.on_bad)
     rows = tasks.rows(task, split, "chat", params.on_bad)
     if split == "train" and params.on_bad == "skip":
-        rows = records.split_leaked(rows, test_rows(task), "skip")
+        rows = records.split_leaked(rows, tasks.questions(task), "skip")
     return keep_short(rows, chat.encode_chats(tokenizer, (row["messages"] for row in rows)),
                       params.max_length)
-
-
-def test_rows(task):
-    """Return the test questions as rows, for `records.split_leaked`."""
-    return [{"messages": question.messages} for question in tasks.questions(task)]
 
 
 def keep_short(rows, encoded, max_length):
@@ -47,10 +42,6 @@ def keep_short(rows, encoded, max_length):
     """
     lengths = [len(e) if isinstance(e, chat.Encoded) else len(e["prompt_ids"])
                + max(len(e["chosen_ids"]), len(e["rejected_ids"])) for e in encoded]
-    if min(lengths) > max_length:
-        raise SettingsError(f"expected at least {min(lengths)}, the ids of the shortest of "
-                            f"{len(lengths)} rows, got {max_length}; raise --max_length",
-                            field="max_length")
     rows = records.split_too_long(rows, lengths, max_length)
     return rows, [e for e, n in zip(encoded, lengths, strict=True) if n <= max_length]
 
@@ -222,7 +213,7 @@ def train(params, load_rows, make_trainer, *, reference=False, load_validation=N
     base = runs.start_from(params)
     model, tokenizer = load_start(params)
     rows, encoded = load_rows(params, tokenizer, "train")
-    _, validation = (load_validation or load_rows)(params, tokenizer, "validation")
+    validation = validation_rows(params, tokenizer, load_validation or load_rows)
     run = runs.start(params, data=[rows], base=base, reference=base if reference else None)
     trainer = make_trainer(params, run, model, tokenizer, encoded)
     trainer.rows_per_step = params.batch_size
@@ -233,30 +224,38 @@ def train(params, load_rows, make_trainer, *, reference=False, load_validation=N
     if new:
         report_rows(run, rows)
     run.train(trainer, tokenizer,
-              validate=lambda policy: mean_loss(policy, validation[:VALIDATED]))
+              validate=validation and (lambda policy: mean_loss(policy, validation)))
     if new and evaluate and distributed.is_first():
         run.add(**before_and_after(params, run, evaluate))
     return run
 
 
+def validation_rows(params, tokenizer, load_rows):
+    """Return at most VALIDATED encoded rows; a small share of the training rows may hold none."""
+    try:
+        return load_rows(params, tokenizer, "validation")[1][:VALIDATED]
+    except DataError:
+        shared = isinstance(tasks.load(params.task, check=False).validation, float)
+        if shared and params.keep == "last":
+            return None
+        raise
+
+
 def before_and_after(params, run, evaluate=scoring.evaluate):
     """Return and print the scores of the start model and of the run's model, with the difference.
 
-    Both are asked the same test questions, at most SCORED, evenly spaced over the test files.
+    Both answer the same test questions, at most SCORED, evenly spaced over the test files.
     """
     task = tasks.load(params.task, check=False)
-    questions = tasks.questions(task)
-    most = 8 if os.environ.get("KIT_MAX_STEPS") else SCORED
-    questions = questions[:: math.ceil(len(questions) / most)]
-    results = {}
-    for stage, name in (("before", runs.start_from(params)), ("after", run.model)):
+    questions, most = tasks.questions(task), 8 if os.environ.get("KIT_MAX_STEPS") else SCORED
+    questions, results = questions[:: math.ceil(len(questions) / most)], []
+    for name in (runs.start_from(params), run.model):
         model, tokenizer = models.load(name)
         chat.prepare(tokenizer, model, params.template)
-        results[stage] = evaluate(model, tokenizer, questions, task)
-    before, after = results.values()
-    difference = scoring.paired_difference(before.hits(None), after.hits(None))
-    scores = {stage: scoring.score(result.hits(None)) for stage, result in results.items()}
-    print(f"test questions right: {scores['before']} before, {scores['after']} after; difference "
+        results.append(evaluate(model, tokenizer, questions, task))
+    before, after = results
+    difference = scoring.paired_difference(before.correct, after.correct)
+    print(f"test questions right: {scoring.score(before.correct)} before, "
+          f"{scoring.score(after.correct)} after; difference "
           "{:+.1%} [{:+.1%}, {:+.1%}]".format(*difference))
-    return {stage: score.as_dict() for stage, score in scores.items()} | {
-        "difference": list(difference)}
+    return {"before": before.as_dict(), "after": after.as_dict(), "difference": list(difference)}
