@@ -281,6 +281,7 @@ class Run:
             shutil.rmtree(self.model, ignore_errors=True)
             os.rename(temporary, self.model)
             self._report(recorder, {"best_step": best} if best else {})
+            model.loaded_sha256 = self.report["weights_sha256"]  # who trains this object again does not start at base
         trainer.accelerator.wait_for_everyone()
 
     def _report(self, recorder, fields):

@@ -55,7 +55,7 @@ class Recorder(TrainerCallback):
             if checkpoint:
                 shutil.copyfile(checkpoint / "metrics.jsonl", self.path)
             self.rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-        trainer.get_batch_samples = self.batch
+        trainer.get_batch_samples, trainer.create_model_card = self.batch, lambda *args, **options: None
         trainer.add_callback(self)
         try:
             with self._signals(), contextlib.suppress(_Done):
@@ -65,7 +65,7 @@ class Recorder(TrainerCallback):
                                   "folder", file=checkpoints.short(checkpoint)) from None
         finally:
             trainer.remove_callback(self)
-            del trainer.get_batch_samples
+            del trainer.get_batch_samples, trainer.create_model_card
         return trainer.state.global_step
 
     @contextlib.contextmanager
