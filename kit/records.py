@@ -73,7 +73,8 @@ def scan(source, kind, extra=False):
         if not os.path.isfile(name):
             raise missing(name)
         if not reader:
-            raise refusal(name, "one of the endings " + ", ".join(readers), "another", "convert it")
+            raise refusal(name, "one of the endings " + ", ".join(readers),
+                          os.path.splitext(name)[1] or "none", "convert the file or rename it")
     elif not isinstance(getattr(source, "num_rows", None), int):
         raise refusal(None, "a path or a datasets.Dataset of one split", type(source).__name__,
                       "pass one split of it")
@@ -150,7 +151,7 @@ class Records:
             return faults
         form = row_checks.named(columns) + " as messages" * isinstance(row.get("prompt"), list)
         self.columns, self.form = self.columns or columns, self.form or form
-        return [(None, f"{self.form} as in the rows before", form)] if form != self.form else []
+        return [(None, f"{self.form} as in line {self.lines[0]}", form)] if form != self.form else []
 
     def reject(self, faults, on_bad="skip"):
         """Return Records without the rows of `faults` = {index: (field, expected, got)}.
@@ -176,7 +177,7 @@ class Records:
             return self
         error = refusal(self.file, "at least one row", "none", "correct the file")
         if self.problems:
-            advice = 'correct or remove these rows' + ', or use on_bad="skip"' * bool(self.content)
+            advice = "correct these rows" + ' or read with on_bad="skip"' * bool(self.content)
             error = bad_rows(self.file, self.problems, self.rows_in, advice)
         error.records = self
         raise error
@@ -318,7 +319,7 @@ def arrow_rows(source, digest):
         row_checks.distinct([(name, None) for name in table.column_names])
         rows = (row for part in table.to_batches(1000) for row in part.to_pylist())
         for line, row in enumerate(rows, 1):
-            row = json.loads(json.dumps(row, default=str), object_hook=without_nulls)
+            row = json.loads(json.dumps(row, default=not_text), object_hook=without_nulls)
             content = json.dumps(row).encode() + b"\n"
             if digest:
                 digest.update(content)
@@ -326,6 +327,10 @@ def arrow_rows(source, digest):
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise refusal(source if isinstance(source, str) else "Dataset", "a table of text",
                       str(error).split("\n")[0], "write it again") from None
+
+
+def not_text(value):
+    return {type(value).__name__: str(value)}
 
 
 def without_nulls(item):
