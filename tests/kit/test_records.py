@@ -200,7 +200,8 @@ def test_a_file_of_bad_rows_only_is_refused_even_with_skip(tmp_path):
     error = stopped(file, "chat", on_bad="skip")
     assert said(error, file) == (
         "a.jsonl:1: expected JSON, got Expecting value at character 1; line 2: expected JSON, got "
-        "Expecting value at character 1 (2 of 2 rows are bad); correct these rows")
+        "Expecting value at character 1 (2 of 2 rows are bad); correct these rows or "
+        'read with on_bad="skip"')
     assert len(error.problems) == 2
 
 
@@ -454,7 +455,7 @@ def test_a_wrong_delimiter_or_header_is_named_with_the_columns_found(tmp_path, t
     rows = text.count("\n") - 1
     assert said(stopped(file, "completion", on_bad="skip"), file) == (
         f"a.csv:2: expected exactly prompt, completion or text, got {got} ({rows} of {rows} "
-        f"row{'s' * (rows > 1)} {'are' if rows > 1 else 'is'} bad); correct these rows")
+        f"row{'s' * (rows > 1)} {'are' if rows > 1 else 'is'} bad); correct these rows or read with on_bad=\"skip\"")
 
 
 def test_a_column_twice_is_refused(tmp_path):
@@ -513,8 +514,8 @@ def test_training_rows_with_a_prompt_of_the_test_rows_are_refused_or_rejected(tm
     assert said(caught.value, file) == (
         "t.jsonl:2: expected no prompt of the test rows, got 'at 8', the prompt of test row 1; "
         "line 3: expected no prompt of the test rows, got 'AT  8', the prompt of test row 1 up to "
-        'case, space and Unicode form (2 of 3 rows are bad); correct these rows or read with '
-        'on_bad="skip"')
+        "case, space and Unicode form (2 of 3 rows are bad); remove them from one of the files or "
+        'use on_bad="skip"')
     rest = records.split_leaked(rows, tests, "skip")
     assert ([row["prompt"] for row in rest], [p.line for p in rest.rejected]) == (["at 9"], [2, 3])
     assert rest.rows_in == rest.rows_used + len(rest.rejected) == 3
@@ -575,7 +576,9 @@ def test_only_rows_that_are_too_long_name_max_length_and_can_still_be_written(tm
     file = write(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "b"}])
     with pytest.raises(DataError) as caught:
         records.split_too_long(records.read(file), [7, 9], 5)
-    assert "at most max_length = 5 tokens, got 7 to 9; set max_length to 7 or more" in str(caught.value)
+    assert said(caught.value, file) == (
+        "a.jsonl:1: expected at most max_length = 5 tokens, got 7 tokens; line 2: expected at most "
+        "max_length = 5 tokens, got 9 tokens (2 of 2 rows are bad); set max_length to 7 or more")
     caught.value.records.write_rejected(tmp_path / "r.jsonl")
     assert [p.line for p, _ in rejected(tmp_path / "r.jsonl")] == [1, 2]
 
@@ -600,6 +603,19 @@ def test_pairs_that_differ_by_space_at_the_end_or_unicode_form_are_all_skipped(t
     file = write(tmp_path / "a.jsonl", rows)
     assert [p.line for p in stopped(file).problems] == [1, 2, 3]
     assert list(records.read(file, on_bad="skip")) == rows[3:]
+
+
+def test_rows_of_another_kind_still_have_their_line_and_bytes(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("prompt,completion,id\na,b,1\nc,dd,2\nbad\n e ,f,3\n")
+    rows = records.read(file, on_bad="skip", extra=True)
+    chats = rows.mapped("chat", lambda row: None if row["prompt"] == "a" else chat(
+        ("user", row["prompt"]), ("assistant", row["completion"])))
+    assert list(chats) == [chat(("user", "c"), ("assistant", "dd")), chat(("user", " e "), ("assistant", "f"))]
+    assert (chats.kind, chats.rows_in, list(chats.lines)) == ("chat", 3, [3, 5])
+    records.split_too_long(chats, [9, 1], 5).write_rejected(tmp_path / "r.jsonl")
+    assert [(p.line, raw) for p, raw in rejected(tmp_path / "r.jsonl")] == [(3, b"c,dd,2\n"), (4, b"bad\n")]
+    assert len(rows.mapped("chat", lambda row: None)) == 0
 
 
 def test_an_object_as_completion_gets_a_hint(tmp_path):
