@@ -14,11 +14,13 @@ FIELDS = {
     "preferences": (("prompt", "chosen", "rejected"),),
 }
 NO_TOOLS = "tool calls are not supported"
+SHARE_GPT = ("rename conversations, from, value, human and gpt to messages, role, content, user and "
+             "assistant")
 HINTS = {  # what to do about the fields of other formats
     "tools": NO_TOOLS,
     "tool_calls": NO_TOOLS,
-    "conversations": "rename it to messages",
-    "from": "rename from, value, human and gpt to role, content, user and assistant",
+    "conversations": SHARE_GPT,
+    "from": SHARE_GPT,
     "instruction": "put instruction and input into prompt, and rename output to completion",
 }
 SURROGATE = re.compile("[\ud800-\udfff]")
