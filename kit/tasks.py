@@ -26,8 +26,10 @@ from kit.errors import DataError, KitError, MissingError, SettingsError
 SHIPPED = Path(__file__).parents[1] / "data_samples"
 TEST, VALIDATION = 0.1, 0.05  # shares of train, where the task names no file
 SAMPLE = 100  # questions whose judge is tried on the reply of another row
-FIELDS = {"system": str, "train": str, "test": (str, list, tuple, float), "validation": (str, float), "completions": str,
-          "pairs": str, "max_new_tokens": int, "judge": Callable, "prefers": Callable, "kind": Callable}
+FIELDS = {"system": (str, "text"), "train": (str, "a file"), "test": ((str, list, tuple, float), "a file, files or a share"),
+          "validation": ((str, float), "a file or a share of train"), "completions": (str, "a file"), "pairs": (str, "a file"),
+          "max_new_tokens": (int, "a whole number above 0"),
+          **dict.fromkeys(("judge", "prefers", "kind"), (Callable, "a function"))}
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,12 @@ def json_object(text):
 def json_fields(*fields):
     """Return a judge: the reply holds one JSON object whose `fields` (default: all) have the right values and types."""
     def judge(reply, right):
-        values, right_values = json_object(reply), json_object(right)
-        if values is None or right_values is None or not right_values.keys() >= set(fields):
+        values = [json_object(text) for text in (reply, right)]
+        if None in values or any(set(fields) - value.keys() for value in values):
             return False
-        return all(name in values and name in right_values and _same(values[name], right_values[name])
-                   for name in fields or {*values, *right_values})
+        # As JSON text, because Python takes 1, 1.0 and True for equal.
+        return len({json.dumps({name: value[name] for name in fields or value}, sort_keys=True) for value in values}) == 1
     return judge
-
-
-def _same(a, b):
-    # As JSON text, because Python takes 1, 1.0 and True for equal.
-    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
 def regex(pattern):
@@ -118,10 +115,10 @@ def number(tolerance=0.0):
 def find(name) -> Path:
     """Return the file of a shipped task's name, or `name` itself, which may also be in the project's folder."""
     if Path(name).suffix in (".py", *records.ENDINGS):
-        return records.find(name)
+        return Path(name) if Path(name).is_file() else records.find(name)
     names = sorted(file.stem for file in SHIPPED.glob("*/*.py") if file.stem == file.parent.name)
     if name in names:
-        return SHIPPED / name / f"{name}.py"
+        return records.find(Path(SHIPPED.name) / name / f"{name}.py")
     close = difflib.get_close_matches(str(name), names, n=1)
     raise SettingsError(f"expected {', '.join(names)}, a task file (.py) or a file of rows ({', '.join(records.ENDINGS)}), got "
                         f"{str(name)!r}; {f'did you mean {close[0]}?' if close else 'correct the name'}", field="task")
@@ -174,6 +171,12 @@ def _refusal(file, source, name, expected, got, advice, error=DataError):
     return error(f"expected {expected}, got {got}; {advice}", file=str(file), line=line, field=name)
 
 
+def _raised(error, file):
+    """Return the line of `file` that raised an error, or None."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return lines[-1] if lines else getattr(error, "lineno", None)
+
+
 def _module(file):
     """Run a task file and check its names; return its text and its module. A file of rows gets the text that says it."""
     code = types.ModuleType(f"kit_task_{file.stem}")
@@ -184,11 +187,10 @@ def _module(file):
     except KitError:
         raise
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         kind, advice = (MissingError, "install it with pip") if isinstance(error, ImportError) else (
             DataError, "correct this line")
         raise kind(f"expected Python that runs, got {type(error).__name__}: {getattr(error, 'msg', error)}; {advice}",
-                   file=str(file), line=getattr(error, "lineno", None) or lines[-1:] and lines[-1]) from None
+                   file=str(file), line=_raised(error, file)) from None
     for name, value in vars(code).copy().items():
         _check_name(file, source, name, value, imported=getattr(value, "__module__", code.__name__) != code.__name__)
     if not hasattr(code, "train"):
@@ -199,11 +201,9 @@ def _module(file):
 def _check_name(file, source, name, value, imported):
     """Refuse a misspelt field, a lower-case value of no field, and a value of the wrong type."""
     if name in FIELDS:
-        if not isinstance(value, FIELDS[name]) or name == "max_new_tokens" and value < 1:
-            kinds = FIELDS[name] if isinstance(FIELDS[name], tuple) else (FIELDS[name],)
-            words = {str: "text", int: "an integer above 0", float: "a share", Callable: "a function", list: "a list"}
-            expected = " or ".join(words[kind] for kind in kinds if kind in words)
-            raise _refusal(file, source, name, expected, row_checks.describe(value), "correct this line")
+        kind, words = FIELDS[name]
+        if not isinstance(value, kind) or kind is int and value < 1:
+            raise _refusal(file, source, name, words, row_checks.describe(value), "correct this line")
     elif not (name.startswith("_") or imported or isinstance(value, types.ModuleType)):
         close = difflib.get_close_matches(name.lower(), FIELDS, n=1, cutoff=0.75)
         if close or name.islower() and not callable(value):
@@ -312,10 +312,9 @@ def accepts(task, reply, question, judge=None):
         error.file, error.line = question.place
         raise
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(task.file)]
         raise DataError(f"expected True or False for the reply {reply!r} where {question.right!r} is right, got "
                         f"{type(error).__name__}: {error}; correct the function", file=str(task.file),
-                        line=lines[-1] if lines else None, field=getattr(judge, "__name__", "judge")) from None
+                        line=_raised(error, task.file), field=getattr(judge, "__name__", "judge")) from None
 
 
 def _check_judge(task, tests):
