@@ -58,9 +58,6 @@ class Settings:
 
     def __post_init__(self):
         check(self)
-        batch, micro = self.batch_size, self.micro_batch_size
-        if micro and batch % micro:
-            raise refusal("micro_batch_size", f"a divisor of batch_size = {batch}", micro)
         if not self.lora_rank and (self.lora_alpha or self.lora_dropout):
             raise refusal("lora_rank", "> 0 because lora_alpha or lora_dropout is set", 0)
         for tracker in self.report_to.split(","):

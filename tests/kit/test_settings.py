@@ -110,8 +110,6 @@ def test_help_shows_comments_limits_choices_and_defaults(capsys):
     ({"learning_rate": 0.0}, "learning_rate: expected > 0, got 0.0" + change("learning_rate")),
     ({"learning_rate": "1e-3"},
      "learning_rate: expected a number, got '1e-3'" + change("learning_rate")),
-    ({"batch_size": 16, "micro_batch_size": 5},
-     "micro_batch_size: expected a divisor of batch_size = 16, got 5" + change("micro_batch_size")),
     ({"lora_dropout": 0.1},
      "lora_rank: expected > 0 because lora_alpha or lora_dropout is set, got 0" + change("lora_rank")),
 ])
