@@ -145,7 +145,8 @@ def available():
     """Return the bytes of the GPU that this process holds or could get."""
     import torch
 
-    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    on_gpu = torch.cuda.is_available()
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() if on_gpu else 0
 
 
 def advice(trainer):
