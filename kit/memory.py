@@ -154,7 +154,7 @@ def layer_activations(s, t):
     the residual stream:
 
     - two RMSNorms keep a float32 input, the normalised values and a scale,
-    - i = 2 operands enter the products q k v and gate up; under autocast i = 5, one cast each,
+    - i = 2 operands enter the products q k v and gate up; with casts i = 5, one each,
     - attention keeps q, k, v, its output and the logarithm of a sum,
     - the MLP keeps gate, silu(gate), up, and what enters down.
 
@@ -164,7 +164,8 @@ def layer_activations(s, t):
     _, _, _, c, r = PRECISIONS[t.precision]
     A, K = s.heads * s.head, s.kv_heads * s.head
     token = 2 * (4 * s.hidden + r * s.hidden * (not t.lora_rank) + 4) + 4 * s.heads
-    token += (5 if t.precision == "autocast" else 2) * c * s.hidden
+    casts = t.precision == "autocast" or (t.lora_rank and c == 2)  # adapters are float32
+    token += (5 if casts else 2) * c * s.hidden
     token += c * (2 * A + 2 * K + 4 * s.width) + (4 + c) * (A + K) * s.normed
     if t.padded or c == 4:  # keys and values are repeated for every head
         token += 2 * c * (A - K)

@@ -126,6 +126,8 @@ def training_of(trainer):
     rows = _lengths(data) if hasattr(data, "num_rows") else [args.max_length or 1024]
     narrow = next(p for p in model.parameters() if p.ndim > 1).element_size() == 2
     adapters = getattr(model, "peft_config", {}).values()
+    names = ("gradient_checkpointing", "activation_checkpointing")  # transformers renamed it
+    flags = [getattr(each, name, False) for each in (args, *model.modules()) for name in names]
     return memory.Training(
         micro_batch_size=args.per_device_train_batch_size,
         length=max(rows) // 2 if dpo else max(rows),  # a pair is two rows
@@ -133,8 +135,8 @@ def training_of(trainer):
         lora_rank=max((adapter.r for adapter in adapters), default=0),
         lora_tables=any(adapter.modules_to_save for adapter in adapters),
         precision="bf16" if narrow else "autocast" if args.bf16 or args.fp16 else "fp32",
-        checkpointing=any(getattr(m, "gradient_checkpointing", False) for m in model.modules()),
-        reference="stored" if getattr(trainer, "ref_model", None) is None else "model",
+        checkpointing=any(flags),
+        reference="stored" if getattr(args, "precompute_ref_log_probs", False) else "model",
         accumulation=args.gradient_accumulation_steps,
         strategy="fsdp2" if trainer.is_fsdp_enabled else "ddp",
         processes=args.world_size,
