@@ -44,3 +44,21 @@ def preferences(*args, **kwargs):
             return dataset
 
     return Preferences(*args, **kwargs)
+
+
+def machine():
+    """Return the hardware and the versions, for the records of results."""
+    import os
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    names = ("torch", "transformers", "trl", "accelerate")
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        **{name: metadata.version(name) for name in names},
+    }
