@@ -1,20 +1,18 @@
-"""Scores of generated replies: each with n and a 95% interval, judged by the task module, never by string.
-
-`python -m kit.scoring MODEL [MODEL ...]` prints the scoreboard, see kit.cli.
-"""
+"""Scores of generated replies: each with n and a 95% interval, judged by the task, never by eye. `kit score` prints them."""
 
 import contextlib
-import csv
-import json
 import math
-import sys
+import time
+from collections import Counter
 from dataclasses import dataclass
 
-from kit import chat, records
+from kit import chat, show, tasks
 from kit.engine import generation
-from kit.errors import DataError, exit_code
+from kit.errors import SettingsError
 
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+T95 = {1: 12.7062047, 2: 4.3026527}  # of Student's t; `_t95` has a series for more degrees of freedom
+PATIENCE = 5  # seconds of generation before progress is shown
 
 
 @dataclass(frozen=True)
@@ -46,26 +44,58 @@ class Score:
 
 
 def score(hits):
-    """Score of a sequence of booleans."""
+    """Return the Score of a sequence of booleans."""
     hits = list(hits)
     return Score(sum(map(bool, hits)), len(hits))
 
 
 def paired_difference(before, after):
-    """(difference, low, high) of two sequences over the same rows; 95%, normal approximation.
+    """Return (difference, low, high) of two sequences over the same rows, with 95%.
 
-    An item is a boolean, or the rate of a row's samples or seeds: those of one row count as one. The variance is that
-    of the per-row differences, so rows on which both agree cost nothing (McNemar 1947).
+    Booleans: Newcombe (1998), Statistics in Medicine 17, 2635-2650, method 10. With the Wilson limits (l, u) of each rate p
+    and the correlation phi of the pairs, p2 - p1 lies between
+        p2 - p1 - sqrt((p2 - l2)^2 - 2 phi (p2 - l2) (u1 - p1) + (u1 - p1)^2)   and
+        p2 - p1 + sqrt((u2 - p2)^2 - 2 phi (u2 - p2) (p1 - l1) + (p1 - l1)^2).
+    phi = (ad - bc) / sqrt((a+b)(c+d)(a+c)(b+d)) of the counts a (both right), b (lost), c (gained), d (both wrong); n/2 is
+    taken off a positive ad - bc, as in the paper. Rows without any difference still give an interval around 0.
+
+    Rates of a row's samples or seeds: mean difference +- the larger of the t interval and 3/n. The floor is ours, not in
+    the paper: by the rule of three, up to 3/n of all rows may differ where no row of n did.
     """
-    deltas = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
-    n, mean = len(deltas), sum(deltas) / len(deltas)
-    half = Z95 * math.sqrt(sum((d - mean) ** 2 for d in deltas) / n / max(n - 1, 1))
-    return mean, mean - half, mean + half
+    pairs = [(float(b), float(a)) for b, a in zip(before, after, strict=True)]
+    if not pairs:
+        return math.nan, math.nan, math.nan
+    if all(value in (0, 1) for pair in pairs for value in pair):
+        return _newcombe(Counter(pairs))
+    deltas, n = [a - b for b, a in pairs], len(pairs)
+    mean = sum(deltas) / n
+    spread = math.sqrt(sum((d - mean) ** 2 for d in deltas) / (n - 1) / n) if n > 1 else math.inf
+    half = max(_t95(n - 1) * spread, 3 / n)
+    return mean, max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def _newcombe(counts):
+    a, b, c, d = counts[1, 1], counts[1, 0], counts[0, 1], counts[0, 0]
+    first, second = Score(a + b, counts.total()), Score(a + c, counts.total())
+    (l1, u1), (l2, u2), p1, p2 = first.interval, second.interval, first.rate, second.rate
+    product, cross = (a + b) * (c + d) * (a + c) * (b + d), a * d - b * c
+    cross = max(cross - counts.total() / 2, 0) if cross > 0 else cross
+    phi = cross / math.sqrt(product) if product else 0.0
+    low = math.sqrt((p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2)
+    high = math.sqrt((u2 - p2) ** 2 - 2 * phi * (u2 - p2) * (p1 - l1) + (p1 - l1) ** 2)
+    return p2 - p1, p2 - p1 - low, p2 - p1 + high
+
+
+def _t95(df):
+    """Two-sided 95% quantile of Student's t: Abramowitz & Stegun 26.7.5, four terms, off by less than 0.004."""
+    z = Z95
+    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    return T95.get(df) or sum(term / df**power for power, term in enumerate(terms)) if df else 0.0
 
 
 @contextlib.contextmanager
 def _generating(model):
-    """Evaluation mode with the cache on, whatever training left behind; both restored."""
+    """Evaluation mode with the cache on, whatever training left behind; both are restored."""
     training, use_cache = model.training, model.config.use_cache
     model.eval().config.use_cache = True
     try:
@@ -75,38 +105,50 @@ def _generating(model):
         model.config.use_cache = use_cache
 
 
-def generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=128, temperature=0.0, seed=0):
-    """Texts that follow the id lists `prompts`, greedy by default, in their order.
-
-    Prompts are batched by length; each text ends before its first stop token.
-    """
+def _generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=128, temperature=0.0, seed=0):
+    """(text, whether it reached max_new_tokens) of each prompt."""
     import torch
 
-    order, texts = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i])), [None] * len(prompts)
+    order, made = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i])), [None] * len(prompts)
     torch.manual_seed(seed)
+    stop, begin, progress = chat.stop_token(tokenizer), time.monotonic(), None
     with _generating(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            made = generation.decode(model, [prompts[i] for i in rows], stop=tokenizer.eos_token_id,
-                                   pad=tokenizer.pad_token_id, max_new_tokens=max_new_tokens, temperature=temperature)
-            for i, ids in zip(rows, made, strict=True):
-                texts[i] = chat.decode_reply(tokenizer, ids)
-    return texts
+            replies = generation.decode(model, [prompts[i] for i in rows], stop=stop, pad=tokenizer.pad_token_id,
+                                        max_new_tokens=max_new_tokens, temperature=temperature)
+            for i, ids in zip(rows, replies, strict=True):
+                made[i] = chat.decode_reply(tokenizer, ids), len(ids) == max_new_tokens and stop not in ids
+            if progress is None and time.monotonic() - begin > PATIENCE:
+                progress = show.progress("scoring", len(prompts), unit="question")
+            if progress:
+                progress.update(start + len(rows))
+    if progress:
+        progress.finish(f"{len(prompts)} replies in {time.monotonic() - begin:.0f} s")
+    return made
+
+
+def generate(model, tokenizer, prompts, **options):
+    """Return the texts that follow the id lists `prompts`, in their order; each ends before its stop token.
+
+    options: max_new_tokens (48), batch_size (128), temperature (0: greedy), seed (0). Prompts are batched by length.
+    """
+    return [text for text, _ in _generate(model, tokenizer, prompts, **options)]
 
 
 def replies(model, tokenizer, conversations, **options):
-    """Replies to conversations that end with a user turn. Options as in `generate`."""
+    """Return replies to conversations that end with a user turn. Options as in `generate`."""
     prompts = [e.input_ids for e in chat.encode_chats(tokenizer, conversations, reply_next=True)]
     return generate(model, tokenizer, prompts, **options)
 
 
 def completions(model, tokenizer, prompts, **options):
-    """Completions of plain text prompts. Options as in `generate`."""
+    """Return completions of plain text prompts. Options as in `generate`."""
     return generate(model, tokenizer, chat.encode_text(tokenizer, prompts), **options)
 
 
 def bits_per_byte(model, tokenizer, texts, *, max_length=512, batch_size=16):
-    """Mean bits the model needs per UTF-8 byte of `texts`: comparable between tokenizers, lower is better."""
+    """Return the mean bits the model needs per UTF-8 byte of `texts`: comparable between tokenizers, lower is better."""
     import torch
 
     where, nats = next(model.parameters()).device, 0.0
@@ -125,7 +167,7 @@ def bits_per_byte(model, tokenizer, texts, *, max_length=512, batch_size=16):
 
 
 def logps(model, tokenizer, pairs, *, batch_size=32):
-    """Summed log-probability (nats) of chosen and rejected given the prompt: two tensors of shape (pairs,)."""
+    """Return summed log-probabilities (nats) of chosen and rejected given the prompt: two tensors of shape (pairs,)."""
     import torch
 
     where, sums = next(model.parameters()).device, {"chosen": [], "rejected": []}
@@ -142,96 +184,88 @@ def logps(model, tokenizer, pairs, *, batch_size=32):
 
 
 @dataclass(frozen=True)
-class Question:
-    """A conversation that ends with a user turn, the scoreboard line it counts for, and what `judge` must know."""
-
-    messages: list
-    group: str
-    facts: dict
-
-
-def read_questions(task, test=None, phrases=None):
-    """Questions of a test file (JSONL: messages and the facts for `task.judge`) and of a phrase file ("by hand").
-
-    A phrase file is TSV: a phrase, then what `task.judge` takes. Without the header `phrase`, the second column is
-    the right reply.
-    """
-    questions = []
-    if test is not None:
-        with open(records.find(test), encoding="utf-8") as lines:
-            for row in map(json.loads, lines):
-                messages = row.pop("messages")
-                row.pop("held_out", None)
-                questions.append(Question(messages, task.GROUPS[row["kind"]], row))
-    if phrases is not None:
-        questions += _phrases(task, phrases)
-    return questions
-
-
-def _phrases(task, file):
-    """Questions of a phrase file; raises DataError with the line of a row that cannot be judged."""
-    with open(records.find(file), encoding="utf-8-sig", newline="") as lines:
-        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-    named = bool(rows) and rows[0][:1] == ["phrase"]
-    names = rows[0] if named else ["phrase", "right reply"]
-    for at, row in enumerate(rows[named:], 1 + named):
-        if not row:
-            continue
-        if len(row) != len(names) or not row[0].strip():
-            raise DataError(f"expected {names}, got {row}", file=str(file), line=at)
-        facts = {"kind": task.KINDS[0], **dict(zip(names[1:], row[1:], strict=True))} if named else task.facts(row[1])
-        try:
-            task.judge(row[1], **facts)
-        except DataError as error:
-            raise DataError(error.message, file=str(file), line=at) from None
-        messages = [{"role": "system", "content": task.SYSTEM}, {"role": "user", "content": row[0]}]
-        yield Question(messages, "by hand", facts)
-
-
-@dataclass(frozen=True)
 class Results:
-    """Questions, the model's replies, and the task's verdicts (`valid`, `correct`) with `preferred`."""
+    """Questions with the model's replies: `texts`, `correct` and `preferred` flags (None without `prefers`), `cut`.
+
+    cut: how many replies reached max_new_tokens, so that their end is missing.
+    """
 
     questions: list
     texts: list
-    verdicts: list
-    liked: list
+    correct: list
+    preferred: list | None
+    cut: int = 0
 
     @property
     def groups(self):
         return list(dict.fromkeys(q.group for q in self.questions))
 
-    def hits(self, group, what="correct"):
-        """One boolean a question of `group`; `what` is "correct", "valid" or "preferred"."""
-        flags = self.liked if what == "preferred" else [getattr(v, what) for v in self.verdicts]
-        return [flag for flag, q in zip(flags, self.questions, strict=True) if group in (None, q.group)]
+    def hits(self, group=None, what="correct"):
+        """Return one boolean per question of `group` (None: of all); `what` is "correct" or "preferred"."""
+        flags = zip(getattr(self, what), self.questions, strict=True)
+        return [flag for flag, q in flags if group in (None, q.group)]
 
     def scores(self):
-        """{line of the scoreboard: Score}: correct by group, and preferred over all."""
-        return {g: score(self.hits(g)) for g in self.groups} | {"preferred": score(self.liked)}
+        """Return {line of the scoreboard: Score}: correct by group, then preferred over all where the task has it."""
+        liked = {} if self.preferred is None else {"preferred": score(self.preferred)}
+        return {group: score(self.hits(group)) for group in self.groups} | liked
 
     def as_dict(self):
         return {name: s.as_dict() for name, s in self.scores().items()}
 
     def misses(self, group=None):
-        """(question, text, verdict) of each wrong reply."""
-        return [(q, t, v) for q, t, v in zip(self.questions, self.texts, self.verdicts, strict=True)
-                if not v.correct and group in (None, q.group)]
+        """Return (question, text) of each wrong reply."""
+        rows = zip(self.questions, self.texts, self.correct, strict=True)
+        return [(q, text) for q, text, correct in rows if not correct and group in (None, q.group)]
+
+    def kinds(self, task):
+        """Return {(kind of the right reply, kind of the model's reply): count}, for a confusion table."""
+        return Counter((task.kind(q.right), task.kind(text)) for q, text in zip(self.questions, self.texts, strict=True))
 
 
-def judged(questions, texts, task):
-    """Results of replies that are already there."""
+def judged(questions, texts, task, cut=0):
+    """Return the Results of replies that are already there."""
     pairs = list(zip(questions, texts, strict=True))
-    return Results(questions, texts, [task.judge(t, **q.facts) for q, t in pairs],
-                   [task.preferred(t, **q.facts) for q, t in pairs])
+    liked = [tasks.accepts(task, text, q, task.prefers) for q, text in pairs] if task.prefers else None
+    return Results(questions, texts, [tasks.accepts(task, text, q) for q, text in pairs], liked, cut)
 
 
-def evaluate(model, tokenizer, questions, task, **options):
-    """Greedy replies to `questions`, judged by `task`. Options as in `generate`."""
-    return judged(questions, replies(model, tokenizer, [q.messages for q in questions], **options), task)
+def evaluate(model, tokenizer, questions, task, *, separator=None, **options):
+    """Return the Results of greedy replies to `questions`. Options as in `generate`; max_new_tokens is the task's.
+
+    separator: complete the last user turn + separator, as lesson 02 trains it, instead of replying in a chat.
+    """
+    if separator is None:
+        prompts = [e.input_ids for e in chat.encode_chats(tokenizer, [q.messages for q in questions], reply_next=True)]
+    else:
+        prompts = chat.encode_text(tokenizer, [q.messages[-1]["content"] + separator for q in questions])
+    options = {"max_new_tokens": task.max_new_tokens} | options
+    longest, room = max(zip(map(len, prompts), range(len(prompts)))), _room(model, options["max_new_tokens"])
+    if longest[0] > room:
+        file, line = questions[longest[1]].place
+        raise SettingsError(f"expected a question of at most {room} ids, got {longest[0]}; shorten it, or lower "
+                            "max_new_tokens", file=file, line=line)
+    made = _generate(model, tokenizer, prompts, **options)
+    return judged(questions, [text for text, _ in made], task, sum(cut for _, cut in made))
 
 
-if __name__ == "__main__":
-    from kit import cli
+def _room(model, max_new_tokens):
+    return getattr(model.config, "max_position_embeddings", 1 << 30) - max_new_tokens
 
-    sys.exit(exit_code(cli.score))
+
+def answer(model, tokenizer, messages, text, *, max_new_tokens=48, temperature=0.0, seed=0):
+    """Return `messages` with the user's `text` and the model's reply. The chat in terminal and notebook both call it.
+
+    Where the conversation no longer fits the model's positions, its oldest turns after the system message are left out.
+    Raises SettingsError when `text` alone is too long.
+    """
+    fixed = [message for message in messages[:1] if message["role"] == "system"]
+    turns, room = [*messages[len(fixed):], {"role": "user", "content": text}], _room(model, max_new_tokens)
+    alone = len(chat.encode(tokenizer, [*fixed, turns[-1]], reply_next=True).input_ids)
+    if alone > room:
+        raise SettingsError(f"expected a message of at most {max(room, 0)} ids, got {alone}; shorten it")
+    while len(ids := chat.encode(tokenizer, [*fixed, *turns], reply_next=True).input_ids) > room:
+        turns = turns[2:]
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    reply, = generate(model, tokenizer, [ids], **options)
+    return [*fixed, *turns, {"role": "assistant", "content": reply}]
