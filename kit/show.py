@@ -33,11 +33,11 @@ NUMBER = re.compile(r"[-+]?[\d.,:]+ ?(%|x|[kMGT]?B|m?s)?( to .*| *\[.*\])?|-|nan
 LINE_SECONDS, CURVE_SECONDS, CURVE_POINTS = 1, 4, 400  # least time between two lines, two curves; points of a live curve
 LONGEST = 2000  # characters of a message in the chat box
 WIDGET = "application/vnd.jupyter.widget-view+json"
-LIVE = f"[data-mime-type='{WIDGET}'] > .jupyter-widgets"
-# JupyterLab writes an error where a widget's kernel has gone. Show a widget while it lives, its twin otherwise.
-SWITCH = f"""<style>.jp-OutputArea-child:has(.kit-twin):has(+ .jp-OutputArea-child {LIVE}),
-.jp-OutputArea-child:has(.kit-twin) + .jp-OutputArea-child:has([data-mime-type='{WIDGET}']):not(:has({LIVE}))
-{{display: none}}</style>"""
+# JupyterLab writes an error where a widget's kernel has gone. Show a widget (JupyterLab
+# wraps it in an .lm-Panel) while it lives, and its twin otherwise.
+SWITCH = """<style>.jp-OutputArea-child:has(.kit-twin):has(+ .jp-OutputArea-child > .lm-Panel > .jupyter-widgets),
+.jp-OutputArea-child:has(.kit-twin) + .jp-OutputArea-child:has(> .lm-Panel):not(:has(> .lm-Panel > .jupyter-widgets))
+{display: none}</style>"""
 
 
 def in_notebook():
