@@ -124,6 +124,7 @@ def add_role_tokens(tokenizer, model=None):
     tokenizer.chat_template = TEMPLATE
     if model is not None:
         add_rows(model, len(tokenizer), tokenizer.convert_tokens_to_ids(new))
+        model.role_ids = tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS))  # for kit.sft.lora
         for holder in (model.config, model.generation_config):
             for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
                 setattr(holder, name, getattr(tokenizer, name))
@@ -395,7 +396,7 @@ def encode_pairs(tokenizer, rows, on_bad="stop"):
             pair[f"{side}_ids"] = e.ids[len(pair["prompt_ids"]) : e.mask.rindex(1) + 1].tolist()
     same = [i for i, pair in enumerate(pairs) if pair["chosen_ids"] == pair["rejected_ids"]]
     file = getattr(rows, "file", None)
-    problems = [Problem(file, rows.line(i) if file else i + 1, "rejected", *EQUAL) for i in same]
+    problems = [Problem(file, rows.lines[i] if file else i + 1, "rejected", *EQUAL) for i in same]
     if problems and on_bad == "stop":
         raise bad_rows(file, problems, len(pairs), 'take these rows out or use on_bad="skip"')
     for i in same:

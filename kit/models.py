@@ -94,9 +94,17 @@ def load(name, *, random_seed=None, where=None):
     patches.narrow_states(model)
     model = attention.use(model.to(where or device()))
     if model.device.type == "cuda":
-        patches.fuse_layers(model)
+        fuse(model)
     model.loaded_sha256 = sha256
     return model, tokenizer
+
+
+def fuse(model):
+    """Fuse the layers, or print what is missing."""
+    try:
+        patches.fuse_layers(model)
+    except MissingError as error:
+        print(f"training on this GPU would be faster: {error}")
 
 
 def verified(folder):
@@ -106,12 +114,12 @@ def verified(folder):
         if not sealed:
             raise MissingError("expected a finished run, got one without weights_sha256 in its "
                                "report.json; run its command again to finish it",
-                               file=checkpoints.shown(folder.parent))
+                               file=checkpoints.short(folder.parent))
         sha256 = checkpoints.weights_sha256(folder)
         if sha256 != sealed:
             raise CheckpointError(f"expected weights with sha256 {sealed[:12]}, got {sha256[:12]}; "
                                   f"delete the folder {folder.parent} and train that run again",
-                                  file=checkpoints.shown(folder))
+                                  file=checkpoints.short(folder))
         return sha256
     return checkpoints.weights_sha256(folder)
 

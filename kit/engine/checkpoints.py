@@ -194,25 +194,26 @@ def all_of(folder) -> list:
 
 
 def newest(folder, run_id):
-    """Return (newest whole checkpoint or None, a line per newer folder, which is removed).
+    """Return (newest whole checkpoint or None, a line per folder that is not); those newer than it are removed.
 
-    Raises CheckpointError when there are finished checkpoints and none of them is whole.
+    Raises CheckpointError when saves have finished and none of them is whole.
     """
-    doubtful, damaged = {}, []
+    unfinished = [path for path in all_of(folder) if not (path / MANIFEST).exists()]
+    lines = [f"{path.name}: {MANIFEST} is missing, its save did not finish" for path in unfinished]
+    for path in unfinished:
+        discard(path)
+    damaged = {}
     for path in all_of(folder):
-        reason = problem(path, run_id)
-        if reason is None:
-            break
-        doubtful[path] = f"{path.name}: {reason}"
-        damaged += [doubtful[path]] * (path / MANIFEST).exists()
-    else:
-        path = None
-    if damaged and path is None:
-        raise CheckpointError(f"expected a whole checkpoint, got none ({'; '.join(damaged)}); delete the checkpoint "
-                              "folders to start from step 0", file=short(folder))
-    for other in doubtful:
-        discard(other)
-    return path, list(doubtful.values())
+        if reason := problem(path, run_id):
+            damaged[path] = f"{path.name}: {reason}"
+            continue
+        for other in damaged:
+            discard(other)
+        return path, lines + list(damaged.values())
+    if damaged:
+        raise CheckpointError(f"expected a whole checkpoint, got none ({'; '.join(damaged.values())}); delete the "
+                              "checkpoint folders to start from step 0", file=short(folder))
+    return None, lines
 
 
 def discard(checkpoint):

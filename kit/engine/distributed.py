@@ -6,6 +6,7 @@ Lesson 10 shows what each of them is for.
 import contextlib
 import copy
 import datetime
+import itertools
 import math
 import os
 import re
@@ -166,13 +167,17 @@ def share_last_rows(trainer):
 
     accelerate 1.15 fills these micro batches up with rows of the first ones. Process 0 prints a warning where the rows
     cannot be shared: fewer rows than processes, or other numbers of pairs for DPO, whose metrics TRL gathers by pair.
+    `trainer.rows_per_step` that the micro batches do not divide are dealt out unevenly at every step.
     """
     args, rows = trainer.args, trainer.train_dataset
     if args.world_size == 1 or not hasattr(rows, "__len__"):
         return  # one process, or a stream
     size, count = args.per_device_train_batch_size, args.world_size
-    left = len(rows) % (size * count)
-    if left < count or (left % count and hasattr(trainer, "ref_model")):
+    step = getattr(trainer, "rows_per_step", size * count)
+    step = step if step % (size * count) else size * count
+    left = len(rows) % step
+    by_pair = hasattr(trainer, "ref_model") and not hasattr(trainer, "mean_over_pairs")
+    if step == size * count and (left < count or (left % count and by_pair)):
         if left and _reaches_end(args, len(rows)) and trainer.is_world_process_zero():
             print(f"{len(rows)} rows leave {left} for {count} processes: the last step of an epoch takes "
                   f"{size * count - left} rows twice, and differs from that of one process")
@@ -182,7 +187,7 @@ def share_last_rows(trainer):
     def get_train_dataloader():
         loader = plain()
         split = loader.batch_sampler  # accelerate's, which gives each process every count-th batch of the inner one
-        split.batch_sampler, split.batch_size = Shared(split.batch_sampler.sampler, size, count), None
+        split.batch_sampler, split.batch_size = Shared(split.batch_sampler.sampler, size, count, step), None
         return loader
 
     trainer.get_train_dataloader = get_train_dataloader
@@ -195,17 +200,23 @@ def _reaches_end(args, rows):
 
 
 class Shared:
-    """Batches of `size` rows as torch's BatchSampler makes them; the last `count` of them are about equally long."""
+    """Batches of at most `size` rows for `count` processes; those of one group of `step` rows are about equally long."""
 
-    def __init__(self, sampler, size, count):
-        self.sampler, self.size, self.count = sampler, size, count
+    def __init__(self, sampler, size, count, step=None):
+        self.sampler, self.size, self.count, self.step = sampler, size, count, step or size * count
+
+    def _batches(self, rows):
+        return self.count * math.ceil(rows / (self.size * self.count))
 
     def __len__(self):
-        return self.count * math.ceil(len(self.sampler) / (self.size * self.count))
+        groups, last = divmod(len(self.sampler), self.step)
+        return groups * self._batches(self.step) + self._batches(last)
 
     def __iter__(self):
         rows = list(self.sampler)
-        whole = len(rows) - len(rows) % (self.size * self.count)
-        last = [whole + (len(rows) - whole) * k // self.count for k in range(self.count + 1)]
-        ends = [*range(0, whole, self.size), *(last if last[-1] > whole else [whole])]
-        yield from (rows[a:b] for a, b in zip(ends, ends[1:]))
+        for at in range(0, len(rows), self.step):
+            group = rows[at : at + self.step]
+            group += rows[: max(0, self.count - len(group))]  # each process needs a row; the first ones are taken again
+            batches = self._batches(len(group))
+            ends = [len(group) * k // batches for k in range(batches + 1)]
+            yield from (group[a:b] for a, b in itertools.pairwise(ends))

@@ -1,7 +1,10 @@
 """Check what a row of each kind must look like, and find prompts that two sets of rows share."""
 
 import json
+import re
 import unicodedata
+from collections import Counter
+from itertools import count
 from typing import NamedTuple
 
 ROLES = ("system", "user", "assistant")
@@ -11,36 +14,36 @@ FIELDS = {
     "preferences": (("prompt", "chosen", "rejected"),),
 }
 NO_TOOLS = "tool calls are not supported"
-HINTS = {  # what to do about columns of other formats
+HINTS = {  # what to do about the fields of other formats
     "tools": NO_TOOLS,
     "tool_calls": NO_TOOLS,
-    "conversations": "rename conversations to messages, from to role, value to content, human to "
-                     "user and gpt to assistant",
+    "conversations": "rename it to messages",
+    "from": "rename from, value, human and gpt to role, content, user and assistant",
     "instruction": "put instruction and input into prompt, and rename output to completion",
-    "question": "rename question to prompt and answer to completion",
 }
+SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_ROW = 16_000_000  # bytes; a longer row would take minutes to encode
 WIDTH = 60  # characters of a value in a message
 
 
 def named(names) -> str:
-    """Return names in one readable line, whatever characters they are made of."""
+    """Return names in one readable line, and what to do about names of other formats."""
     text = ", ".join(n if isinstance(n, str) and n.isprintable() else repr(n) for n in names)
-    return text if len(text) <= 3 * WIDTH else text[:3 * WIDTH] + "..."
+    hint = next((f" ({HINTS[name]})" for name in HINTS if name in names), "")
+    return (text if len(text) <= 3 * WIDTH else text[:3 * WIDTH] + "...") + hint
 
 
 def describe(value) -> str:
     """Return a value in a few words."""
     if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
+        return json.dumps(value)
+    if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return f"an object with {named(value) or 'no fields'}"
-    if isinstance(value, (int, float)):
-        return f"the number {value}"[:WIDTH]
     if isinstance(value, str):
         return repr(value[:WIDTH]) + ("..." if len(value) > WIDTH else "")
-    return f"a value of type {type(value).__name__}"
+    return f"the number {value}"[:WIDTH]
 
 
 def columns_of(row, kind="auto", extra=False):
@@ -64,37 +67,34 @@ def column_fault(row, kind, extra=False):
     if columns_of(row, kind, extra):
         return None
     forms = [named(fields) for name in FIELDS if kind in ("auto", name) for fields in FIELDS[name]]
-    hint = next((f" ({HINTS[name]})" for name in HINTS if name in row), "")
     return (None, f"{'at least' if extra else 'exactly'} {' or '.join(forms)}",
-            f"the columns {named(row) or 'none'}{hint}")
+            f"the columns {named(row) or 'none'}")
 
 
 def distinct(pairs):
     """Return a dict of JSON fields; refuse a field that is there twice, as the last would win."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the field {named([twice])} twice")
     return fields
 
 
-def no_constant(name):
-    raise ValueError(name)
-
-
-def parse(content, field=None):
+def parse(content):
     """Return (value, None) of JSON in UTF-8, or (None, [fault])."""
+    if len(content) > MAX_ROW:
+        size = f"{len(content) / 1e6:.1f} MB"
+        return None, [(None, f"a row of at most {MAX_ROW / 1e6:.0f} MB", size)]
     try:
-        text = content.decode().rstrip("\r\n")
-        return json.loads(text, object_pairs_hook=distinct, parse_constant=no_constant), None
+        return json.loads(content.decode().rstrip("\r\n"), object_pairs_hook=distinct), None
+    except UnicodeDecodeError as error:
+        before = content[:error.start].decode()[-20:]
+        return None, [(None, "UTF-8", f"the byte 0x{content[error.start]:02x} after {before!r}")]
     except json.JSONDecodeError as error:
-        reason = f"{error.msg.split(' (')[0]} at character {error.pos + 1}"
-    except RecursionError:
-        reason = "JSON nested too deep"
-    except ValueError as error:  # also an integer of over 4,300 digits
+        reason = f"{error.msg} at character {error.pos + 1}"
+    except (ValueError, RecursionError) as error:  # also an integer of over 4,300 digits
         reason = str(error).split(":")[0]
-    return None, [(field, "JSON", reason)]
+    return None, [(None, "JSON", reason)]
 
 
 def faults(row, kind) -> list:
@@ -103,34 +103,31 @@ def faults(row, kind) -> list:
         return list(turn_faults(row["messages"], "messages", "user", "assistant"))
     if kind == "completion":
         return [fault for name in row for fault in text_faults(row[name], name)]
-    return list(pair_faults(row))
+    return pair_faults(row)
 
 
 def pair_faults(row):
-    """Yield defects of a preference row: three texts, or three lists of messages."""
-    as_messages, clean = isinstance(row["prompt"], list), True
+    """Return defects of a preference row: three texts, or three lists of messages."""
+    as_messages, defects = isinstance(row["prompt"], list), []
     for name in ("prompt", "chosen", "rejected"):
         role = "user" if name == "prompt" else "assistant"
         if as_messages != isinstance(row[name], list):
             word = "a list of messages" if as_messages else "text"
-            defects = [(name, f"{word} as in prompt", describe(row[name]))]
+            defects.append((name, f"{word} as in prompt", describe(row[name])))
         elif not as_messages:
-            defects = list(text_faults(row[name], name))
+            defects += text_faults(row[name], name)
+        elif role == "assistant" and len(row[name]) != 1:  # DPO would train the user's turns too
+            defects.append((name, "one message", describe(row[name])))
         else:
-            defects = list(turn_faults(row[name], name, role, role))
-            if name != "prompt" and not defects and len(row[name]) > 1:  # DPO would train user turns
-                defects = [(name, "one message", describe(row[name]))]
-        clean = clean and not defects
-        yield from defects
-    if clean and row["chosen"] == row["rejected"]:
-        yield "rejected", "an answer that differs from chosen", "the same answer"
-    elif clean and visible(row["chosen"]) == visible(row["rejected"]):
-        yield ("rejected", "an answer that differs from chosen",
-               "the same answer up to white space at its end or Unicode form")
+            defects += turn_faults(row[name], name, role, role)
+    if not defects and visible(row["chosen"]) == visible(row["rejected"]):
+        defects.append(("rejected", "an answer that differs from chosen",
+                        "the same answer (up to white space at its end and Unicode form)"))
+    return defects
 
 
 def visible(answer) -> str:
-    """Return an answer without white space at its end, in the Unicode form NFC."""
+    """Return the text of an answer without white space at its end, in the Unicode form NFC."""
     return unicodedata.normalize("NFC", texts(answer)[0]).rstrip()
 
 
@@ -141,37 +138,30 @@ def text_faults(text, field):
         yield field, "text", describe(text) + hint
     elif not text.strip():
         yield field, "text that is not empty", describe(text)
-    elif not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            yield (field, "valid Unicode",
-                   f"the lone surrogate {text[error.start]!a} at character {error.start + 1}")
+    elif not text.isascii() and (lone := SURROGATE.search(text)):
+        yield field, "valid Unicode", f"the lone surrogate {lone[0]!a}"
 
 
 def turn_faults(messages, field, first, last):
     """Yield defects of a list of messages: system (first only), then user and assistant in turn."""
     if not isinstance(messages, list) or not messages:
-        yield field, "a list of messages", "an empty list" if messages == [] else describe(messages)
+        yield field, "a list of messages", describe(messages)
         return
-    due, role = {first} | ({"system"} if first == "user" else set()), None
+    due, role = first, None
     for number, message in enumerate(messages):
         place = f"{field}[{number}]"
         if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            hint = f" ({NO_TOOLS})" if isinstance(message, dict) and "tool_calls" in message else ""
-            yield place, "an object with exactly role and content", describe(message) + hint
-            due, role = set(ROLES), None
+            yield place, "an object with exactly role and content", describe(message)
+            due = role = None
             continue
-        role = message["role"]
+        role, system = message["role"], number == 0 and first == "user"
         if role not in ROLES:
-            hint = f" ({NO_TOOLS})" if role == "tool" else ""
-            yield f"{place}.role", "system, user or assistant", describe(role) + hint
-            due = set(ROLES)
+            yield f"{place}.role", "system, user or assistant", describe(role)
+            due = None
         else:
-            if role not in due:
-                yield f"{place}.role", " or ".join(r for r in ROLES if r in due), describe(role)
-            if role != "system" or number == 0:
-                due = {"assistant"} if role == "user" else {"user"}
+            if due and role != due and not (role == "system" and system):
+                yield f"{place}.role", "system or user" if system else due, describe(role)
+            due = {"user": "assistant", "assistant": "user", "system": due}[role]
         yield from text_faults(message["content"], f"{place}.content")
     if role in ROLES and role != last:
         yield f"{place}.role", f"{last} in the last message", describe(role)
@@ -206,6 +196,9 @@ class Duplicate(NamedTuple):
     first: int
     exact: bool  # False: equal only after case, white space and Unicode form are levelled
 
+    def __str__(self):
+        return f"line {self.line} equals line {self.first}{up_to(self.exact)}"
+
 
 class Leak(NamedTuple):
     """A training row with the prompt of a test row; the lines are those of the files."""
@@ -215,9 +208,14 @@ class Leak(NamedTuple):
     prompt: str
     exact: bool  # False: equal only after case, white space and Unicode form are levelled
 
+    def __str__(self):
+        return f"line {self.line} has {self.match()}"
+
+    def match(self):
+        return f"{describe(self.prompt)}, the prompt of test row {self.test_line}{up_to(self.exact)}"
+
 
 def up_to(exact) -> str:
-    """Return how two texts are equal, to be said after "equals"."""
     return "" if exact else " up to case, space and Unicode form"
 
 
@@ -242,18 +240,13 @@ def leakage(rows, questions) -> dict:
     Both are Records or lists; `questions` may also hold objects with `.messages`.
     """
     tests, leaks = {}, {}
-    for line, question in zip(lines_of(questions), questions):
+    for line, question in zip(getattr(questions, "lines", count(1)), questions):
         prompt = prompts_of(question)[-1]
         tests.setdefault(levelled(prompt), {}).setdefault(prompt, line)
-    for i, (line, row) in enumerate(zip(lines_of(rows), rows)):
+    for i, (line, row) in enumerate(zip(getattr(rows, "lines", count(1)), rows)):
         for prompt in prompts_of(row):
             if same := tests.get(levelled(prompt)):
-                exact = prompt in same
-                leak = Leak(line, same[prompt] if exact else next(iter(same.values())),
-                            "\n".join(prompt), exact)
-                leaks[i] = leak if exact else leaks.get(i, leak)
+                test_line = same.get(prompt, next(iter(same.values())))
+                leak = Leak(line, test_line, "\n".join(prompt), prompt in same)
+                leaks[i] = leak if leak.exact else leaks.get(i, leak)
     return leaks
-
-
-def lines_of(rows):
-    return getattr(rows, "lines", range(1, len(rows) + 1))
