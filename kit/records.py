@@ -32,13 +32,8 @@ def find(path) -> Path:
     for folder in (Path(), Path(__file__).parents[1]):
         if (folder / path).exists():
             return Path(os.path.relpath(folder / path))
-    raise missing(path)
-
-
-def missing(path):
-    content = "a folder or device" if os.path.exists(path) else "nothing at this path"
-    return MissingError(f"expected a file, got {content}; correct the path (the working folder is "
-                        f"{os.getcwd()})", file=str(path))
+    raise MissingError("expected a data file, got nothing at this path; correct the path (the "
+                       f"working folder is {os.getcwd()})", file=str(path))
 
 
 @contextlib.contextmanager
@@ -59,8 +54,8 @@ def read(source, kind="auto", *, on_bad="stop", extra=False):
     extra: other columns are allowed and are in `Records.extras`; otherwise they are refused.
     Bad rows raise one DataError that lists them all; with on_bad="skip" they are in `.rejected`.
     """
-    if kind not in ("auto", *row_checks.FIELDS) or on_bad not in ("stop", "skip"):
-        raise SettingsError(f"expected kind {', '.join(row_checks.FIELDS)} or auto and on_bad stop "
+    if kind not in ("auto", *row_checks.KINDS) or on_bad not in ("stop", "skip"):
+        raise SettingsError(f"expected kind {', '.join(row_checks.KINDS)} or auto and on_bad stop "
                             f"or skip, got {kind!r} and {on_bad!r}; correct the setting")
     return scan(source, kind, extra).checked(on_bad)
 
@@ -72,8 +67,8 @@ def scan(source, kind, extra=False):
         name = source = os.fspath(source)
         ending = os.path.splitext(name)[1].lower()
         reader = {".parquet": arrow_rows, ".csv": csv_rows, ".tsv": csv_rows}.get(ending, json_rows)
-        if not os.path.isfile(name):
-            raise missing(name)
+        if not os.path.isfile(find(name)):
+            raise refusal(name, "a file", "a folder or device", "correct the path")
         if ending not in ENDINGS:
             raise refusal(name, "one of the endings " + ", ".join(ENDINGS), ending or "none",
                           "convert the file or rename it")
@@ -97,7 +92,7 @@ class Records:
 
     def __init__(self, file, kind, extra):
         self.file, self.kind, self.extra, self.sha256, self.rows_in = file, kind, extra, None, 0
-        self.form = None  # (columns, their names and whether they are messages), the same in all rows
+        self.form = None  # (columns, these in words and whether they hold messages)
         self.content, self.lines = [], array("Q")  # JSON and line of each good row
         self.raw, self.problems, self.duplicates = {}, [], []  # raw: {line: bytes} of all rows
 
@@ -285,28 +280,22 @@ def json_rows(file, digest):
 def csv_rows(file, digest):
     """Yield (line, bytes, JSON, faults) of each record of a CSV file; a record may span lines."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters per cell
-    record, header, cells = [], None, []
-
-    def text():
-        for line in text_lines(file, digest):
-            record.append(line)
-            yield line[1].decode(errors="surrogateescape")
-
-    reader = csv.reader(text(), delimiter=",\t"[file.lower().endswith(".tsv")], strict=True)
-    while cells is not None:
-        record.clear()
-        faults = None
+    lines, header = [raw for _, raw in text_lines(file, digest)], None
+    reader = csv.reader((raw.decode(errors="surrogateescape") for raw in lines), strict=True,
+                        delimiter=",\t"[file.lower().endswith(".tsv")])
+    while (start := reader.line_num) < len(lines):
         try:
-            cells = next(reader, None)
+            cells, faults = next(reader), None
         except csv.Error as error:
             fault = "quotes that are closed, and doubled in a cell", str(error)
-            cells, faults = [], [(None, *fault)]
             if header is None or "end of data" in str(error):
-                raise refusal(file, *fault, "correct this quote", record[0][0]) from None
-        if cells and header and len(cells) != len(header):
+                raise refusal(file, *fault, "correct this quote", start + 1) from None
+            cells, faults = None, [(None, *fault)]
+        if header and cells and len(cells) != len(header):
             faults = [(None, f"{len(header)} columns", f"{len(cells)} columns")]
-        if header and (cells or faults):
-            yield record[0][0], b"".join(raw for _, raw in record), as_json(header, cells), faults
+        if header and cells != []:
+            raw = b"".join(lines[start:reader.line_num])
+            yield start + 1, raw, as_json(header, cells or []), faults
         header = header or cells
 
 
@@ -356,7 +345,7 @@ def main(argv=None):
     """Check a file of rows without training: `kit check FILE` or `python -m kit.records FILE`."""
     parser = argparse.ArgumentParser("kit check", description="Name every bad row of a file.")
     parser.add_argument("file")
-    parser.add_argument("--kind", default="auto", choices=["auto", *row_checks.FIELDS])
+    parser.add_argument("--kind", default="auto", choices=["auto", *row_checks.KINDS])
     parser.add_argument("--against", metavar="FILE", help="test rows, whose prompts are refused")
     parser.add_argument("--rejected", metavar="FILE", help="write the rejected rows here")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

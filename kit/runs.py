@@ -13,7 +13,7 @@ import time
 import uuid
 from pathlib import Path
 
-from kit import show, speed, tasks
+from kit import models, show, speed, tasks
 from kit.engine import checkpoints, distributed, fingerprint, patches
 from kit.engine.checkpoints import find_run as find
 from kit.engine.checkpoints import runs_root as root
@@ -60,7 +60,8 @@ def start(params, *, data=(), base=None, reference=None):
     if not distributed.is_first():
         return run  # process 0 creates and checks; the others meet it in Run.train
     fresh = {"params": fingerprint.plain(params), "data": dict(fingerprint.source(item) for item in data),
-             "base": fingerprint.weights(base), "reference": fingerprint.weights(reference), **run.task()}
+             "base": fingerprint.weights(base and models.find(base)),
+             "reference": fingerprint.weights(reference and models.find(reference)), **run.task()}
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         run.open(fresh)
@@ -265,9 +266,6 @@ class Run:
     def _finish(self, trainer, tokenizer, recorder):
         """Write model/ whole, then report.json, whose weights_sha256 marks the run as finished."""
         best, temporary = recorder.best_step(), self.folder / ".model"
-        if best:
-            trainer.state.best_model_checkpoint = str(self.folder / f"checkpoint-{best}")
-            trainer._load_best_model()
         model = trainer.accelerator.unwrap_model(trainer.model)
         distributed.finite(model, trainer.state.global_step)
         stops = model.generation_config.eos_token_id
@@ -291,7 +289,7 @@ class Run:
         warnings = _warnings(rows)
         self.add(steps=len(rows), tokens=sum(row["tokens"] for row in rows), loss_first=losses[0], loss_last=losses[-1],
                  seconds=round(seconds, 3), **fields, **({"warnings": warnings} if warnings else {}),
-                 **({"validation_loss": validations[max(validations)]} if validations else {}),
+                 **({"validation_loss": validations[fields.get("best_step", max(validations))]} if validations else {}),
                  weights_sha256=checkpoints.weights_sha256(self.model))
         before = f" ({recorder.first_step} of them before)" if recorder.first_step else ""
         print(*warnings, f"trained {len(rows)} steps{before} in {seconds:.0f} s, loss {losses[0]:.4f} -> "

@@ -198,17 +198,18 @@ def newest(folder, run_id):
 
     Raises CheckpointError when saves have finished and none of them is whole.
     """
-    lines, damaged = [], {}
+    unfinished = [path for path in all_of(folder) if not (path / MANIFEST).exists()]
+    lines = [f"{path.name}: {MANIFEST} is missing, its save did not finish" for path in unfinished]
+    for path in unfinished:
+        discard(path)
+    damaged = {}
     for path in all_of(folder):
-        if not (path / MANIFEST).exists():
-            lines.append(f"{path.name}: {MANIFEST} is missing, its save did not finish")
-            discard(path)
-        elif reason := problem(path, run_id):
+        if reason := problem(path, run_id):
             damaged[path] = f"{path.name}: {reason}"
-        else:
-            for other in damaged:
-                discard(other)
-            return path, lines + list(damaged.values())
+            continue
+        for other in damaged:
+            discard(other)
+        return path, lines + list(damaged.values())
     if damaged:
         raise CheckpointError(f"expected a whole checkpoint, got none ({'; '.join(damaged.values())}); delete the "
                               "checkpoint folders to start from step 0", file=short(folder))

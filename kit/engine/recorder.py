@@ -32,7 +32,7 @@ class Recorder(TrainerCallback):
     """Follow one `trainer.train()`.
 
     run: has folder, id and progress. validate: a function of the model that returns a loss in nats. keep_best: keep
-    the checkpoint with the lowest of these losses. One method of the trainer is wrapped, as callbacks see no batch.
+    the checkpoint with the lowest of these losses and end with its weights.
     """
 
     def __init__(self, run, trainer, *, first_loss=None, validate=None, eval_steps=0, keep_best=False):
@@ -55,17 +55,24 @@ class Recorder(TrainerCallback):
             if checkpoint:
                 shutil.copyfile(checkpoint / "metrics.jsonl", self.path)
             self.rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-        trainer.get_batch_samples, trainer.create_model_card = self.batch, lambda *args, **options: None
+        # Callbacks see no batch; TRL writes a model card per save; a tied head counts as a missing key at a resume.
+        methods = {"get_batch_samples": self.batch, "create_model_card": lambda *args, **options: None,
+                   "_issue_warnings_after_load": lambda result: None}
+        vars(trainer).update(methods)
         trainer.add_callback(self)
         try:
             with self._signals(), contextlib.suppress(_Done):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if (best := self.best_step()) and not self.stop:
+                trainer.state.best_model_checkpoint = str(self.run.folder / f"checkpoint-{best}")
+                trainer._load_best_model()
         except pickle.UnpicklingError as error:  # torch loads plain tensors only; code in a checkpoint ends here
             raise CheckpointError(f"expected tensors, got other objects ({str(error).splitlines()[0]}); delete this "
                                   "folder", file=checkpoints.short(checkpoint)) from None
         finally:
             trainer.remove_callback(self)
-            del trainer.get_batch_samples, trainer.create_model_card
+            for name in methods:
+                vars(trainer).pop(name)
         return trainer.state.global_step
 
     @contextlib.contextmanager
@@ -195,15 +202,17 @@ def wandb_run(folder, params):
     """Open one W&B run in the run's folder: offline without an account, and where the server does not answer."""
     import wandb
 
+    patience = {"init_timeout": WANDB_SECONDS, "finish_timeout": WANDB_SECONDS}
     options = {"project": os.environ.get("WANDB_PROJECT", "course-kit"), "name": folder.name, "dir": str(folder),
-               "config": params, "settings": wandb.Settings(silent=True, init_timeout=WANDB_SECONDS)}
+               "config": params, "settings": wandb.Settings(silent=True, **patience)}
     try:
-        open_run = wandb.init(**options, mode=None if wandb.api.api_key else "offline")
+        has_account = wandb.login(prompt=False, verify=False)
+        open_run = wandb.init(**options, mode=None if has_account else "offline")
     except wandb.Error as error:
         print(f"W&B cannot be reached ({str(error).splitlines()[0]}), so this run goes on offline.")
         open_run = wandb.init(**options, mode="offline")
     with open_run:
         yield
     if open_run.offline:
-        place = checkpoints.short(os.path.dirname(open_run.dir))
-        print(f"W&B wrote an offline run; `wandb sync {folder.name}/wandb/{os.path.basename(place)}` uploads it.")
+        place = os.path.join(folder.name, os.path.relpath(os.path.dirname(open_run.dir), folder))
+        print(f"W&B wrote an offline run; `wandb sync {place}` in the folder of the runs uploads it.")

@@ -174,7 +174,7 @@ def test_each_damaged_file_is_noticed_and_its_checkpoint_removed(stopped, half, 
         tiny.damage(half / "checkpoint-4" / name, how)
         path, lines = checkpoints.newest(half, run_id)
         assert path.name == "checkpoint-2" and lines[0].startswith("checkpoint-4: "), name
-        assert f"{name} " in lines[0] and not (half / "checkpoint-4").exists()
+        assert (f"{name} " in lines[0] or name == checkpoints.MANIFEST) and not (half / "checkpoint-4").exists()
         shutil.copytree(stopped / "checkpoint-4", half / "checkpoint-4")
         assert checkpoints.newest(half, run_id) == (half / "checkpoint-4", [])
 
@@ -237,7 +237,7 @@ def test_pruning_keeps_the_two_newest_and_the_best(half):
     ({"learning_rate": 2e-2}, "learning_rate: 0.01 -> 0.02"), ({"seed": 4}, "seed: 3 -> 4"),
     ({"kind": "dpo"}, "kind: sft -> dpo"), ({"rows": 17}, "rows: 18 -> 17"), ({"lora": True}, "lora: False -> True")])
 def test_changed_parameters_are_refused(half, fields, text):
-    with pytest.raises(SettingsError, match=f"{text}.*another name, delete the folder"):
+    with pytest.raises(SettingsError, match=f"{text}.*another name or delete the folder"):
         tiny.train(**fields)
 
 
@@ -281,12 +281,6 @@ def test_a_model_that_is_not_the_base_of_its_run_is_refused(tmp_path):
     trainer.model.loaded_sha256 = checkpoints.weights_sha256(base)
     run.train(trainer, tiny.tokenizer())
     assert trainer.model.loaded_sha256 == run.report["weights_sha256"]
-
-
-def test_where_metrics_go_may_change():
-    with pytest.raises(runs.Stopped):
-        tiny.train(callbacks=tiny.interrupt(2))
-    assert tiny.train(report_to="none, none").finished
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -564,13 +558,14 @@ def no_account(tmp_path, monkeypatch):
     return {"HOME": str(tmp_path)}
 
 
-def test_wandb_without_an_account_writes_offline_and_says_how_to_upload(forks, folder, no_account):
+def test_a_resumed_run_may_report_to_wandb_which_without_an_account_writes_offline(forks, half, no_account, whole):
     pytest.importorskip("wandb")
-    code, printed = forks.train(folder, env=no_account, name="a", max_steps=2, report_to="wandb")
-    assert code == 0, printed
-    place = re.search(r"W&B wrote an offline run; `wandb sync (\S+)` uploads it", printed)[1]
-    assert len(list((folder / place).glob("*.wandb"))) == 1
-    assert b"learning_rate" in next((folder / place).glob("*.wandb")).read_bytes()  # the parameters are its config
+    code, printed = forks.train(half.parent, env=no_account, name="a", report_to="wandb")
+    assert code == 0 and "resuming from checkpoint-4" in printed, printed
+    assert tiny.outcome(runs.Run(half, {})) == whole
+    place = re.search(r"W&B wrote an offline run; `wandb sync (\S+)` in the folder of the runs uploads it", printed)[1]
+    file = next((half.parent / place).glob("*.wandb"))
+    assert b"learning_rate" in file.read_bytes()  # the parameters are its config
     assert "wandb:" not in printed
 
 
@@ -720,7 +715,7 @@ def test_no_warning_of_an_old_name(recwarn):
     assert [str(w.message) for w in recwarn if "is_gradient_checkpointing" in str(w.message)] == []
 
 
-FUZZ = 40
+FUZZ = 12  # damages per file
 
 
 def vandalise(path, draw):

@@ -151,7 +151,7 @@ REFUSED = {
     'train = "train.jsonl"\ntest = "tset.jsonl"\n': (2, "test: expected a file, got nothing at"),
     'test = "test.jsonl"\n': (None, "expected the name train"),
     f"{FILES}import no_such_package\n": (2, "install it with pip"),
-    f"{FILES}def judge(reply, right):\n    return True\n": (2, "refuses the reply of another row"),
+    f"{FILES}def judge(reply, right):\n    return True\n": (2, "refuses other rows' replies"),
     f"{FILES}def judge(reply, right):\n    return False\n": (None, "expected a right reply that its own judge accepts"),
     f"{FILES}def judge(reply, right):\n    return reply[0] == right[0]\n": (3, "judge: expected True or False for the reply ''"),
     f"{FILES}def judge(reply):\n    return True\n": (None, "TypeError"),
