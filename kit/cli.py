@@ -1,4 +1,4 @@
-"""The command `kit`: check, train, score, chat, ship, serve, export. `python -m kit` is the same."""
+"""The command `kit`, or `python -m kit`: check, train, score, chat, ship, serve, export."""
 
 import argparse
 import difflib
@@ -12,8 +12,8 @@ from kit import chat, export, models, records, runs, scoring, show, tasks
 from kit.errors import KitError, MissingError, SettingsError, exits
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-LISTED = 20  # wrong replies that are printed; --jsonl has all
-HELP = "A line is a message. /new starts a new conversation, /help prints this, /quit ends."
+LISTED = 20  # wrong replies that are printed for each model; --jsonl has all
+HELP = "Each line is a message. /new starts over, /help prints this line, /quit ends."
 WARNING = "Replies may be wrong: check what matters before you use it."
 
 
@@ -22,87 +22,99 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else list(argv)
     with exits():
         if not words or words[0] in ("-h", "--help"):
-            width = max(map(len, COMMANDS))
-            return print("usage: kit COMMAND ...", *(f"  {name:{width}}  {command.__doc__.splitlines()[0]}"
-                                                    for name, command in COMMANDS.items()), sep="\n")
+            lines = (f"  {name:7} {run.__doc__.splitlines()[0]}" for name, run in COMMANDS.items())
+            return print("usage: kit COMMAND ...", *lines, sep="\n")
         if words[0] not in COMMANDS:
             close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+            advice = f"did you mean kit {close[0]}?" if close else "see kit --help"
             raise SettingsError(f"expected one of {', '.join(COMMANDS)}, got {words[0]!r}; "
-                                f"{f'did you mean kit {close[0]}?' if close else 'see kit --help'}")
+                                f"{advice}")
         COMMANDS[words[0]](words[1:])
 
 
 def check(argv):
     """Check a task or a file of rows without training."""
-    if any(word.endswith(records.ENDINGS) for word in argv[:1]) or len(argv) != 1 or argv[0].startswith("-"):
+    if len(argv) != 1 or argv[0].startswith("-") or argv[0].endswith(records.ENDINGS):
         return records.main(argv)
     task = tasks.load(argv[0])
-    tests = tasks.questions(task)
-    groups = {name: sum(q.group == name for q in tests) for name in dict.fromkeys(q.group for q in tests)}
-    print(f"{task.file}: system message {task.system!r}, replies of at most {task.max_new_tokens} ids")
-    for split in ("train", "validation", *(name for name in ("completions", "pairs") if getattr(task, name))):
-        rows = tasks.rows(task, split)
-        print(f"{split}: {len(rows)} rows of {rows.file}")
-    print(f"test: {len(tests)} questions ({', '.join(f'{name} {n}' for name, n in groups.items())})")
-    print("Every right reply passes the judge, replies of other rows do not, and no test prompt is in training rows.")
+    print(f"{task.file}: system message {task.system!r}, replies of at most "
+          f"{task.max_new_tokens} ids")
+    for split in ("train", "validation", "completions", "pairs"):
+        if getattr(task, split):
+            rows = tasks.rows(task, split)
+            print(f"{split}: {len(rows)} rows of {rows.file}")
+    groups = [question.group for question in tasks.questions(task)]
+    counts = ", ".join(f"{group} {groups.count(group)}" for group in dict.fromkeys(groups))
+    print(f"test: {len(groups)} questions ({counts})")
+    print("Every right reply passes the judge, replies of other rows do not, and no test prompt is "
+          "in training rows.")
 
 
 def train(argv):
     """Run the script of a lesson, for example `kit train sft_chat --task mine.py`."""
     names = sorted(file.stem for file in SCRIPTS.glob("*.py"))
     if not argv or argv[0] not in names:
-        raise SettingsError(f"expected a lesson out of {', '.join(names)}, got {argv[0] if argv else 'none'}; name one")
+        raise SettingsError(f"expected one of {', '.join(names)}, got "
+                            f"{argv[0] if argv else 'none'}; name a lesson's script")
     sys.argv = [str(SCRIPTS / f"{argv[0]}.py"), *argv[1:]]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def task_of(name, chosen=None, check=True):
-    """Return the chosen task, or the one that a run was trained on; None for a model without a task."""
-    if chosen:
-        return tasks.load(chosen, check=check)
-    folder = runs.root() / name
-    return tasks.of_run(folder, check=check) if (folder / "run.json").is_file() else None
+def task_of(name, check=True):
+    """Return the task that a run was trained on, or None for a model that is no run."""
+    folders = [runs.root() / name, Path(name)]
+    folder = next((path for path in folders if (path / "run.json").is_file()), None)
+    return folder and tasks.of_run(folder, check=check)
 
 
-def load(name, task=None):
-    """Return (model, tokenizer); a base gets a template, so that it can be asked before any training."""
+def load(name):
+    """Return (model, tokenizer); a base gets a template, so that it can answer before training."""
     model, tokenizer = models.load(name)
     chat.prepare(tokenizer, model)
     return model, tokenizer
 
 
+def at_least(low, flag, value):
+    """Return the value of a flag if it is a finite number of at least `low`."""
+    if value is None or math.isfinite(value) and value >= low:
+        return value
+    raise SettingsError(f"expected a finite number of at least {low}, got {value}; correct it",
+                        field=flag)
+
+
 def talk(argv):
-    """Talk with a model; the system message and the length of a reply are those of its task."""
+    """Talk with a model. System message and length of a reply are those of its task."""
     parser = argparse.ArgumentParser("kit chat", description=talk.__doc__)
     parser.add_argument("model", help="the name of a run, a model folder or a hub id")
     parser.add_argument("--system", help="the system message (default: that of the run's task)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest reply, 1 samples")
-    parser.add_argument("--max_new_tokens", type=int, help="most ids of a reply (default: that of the run's task, or 64)")
+    parser.add_argument("--temperature", type=float, default=0.0,
+                        help="0 takes the likeliest reply, 1 samples")
+    parser.add_argument("--max_new_tokens", type=int,
+                        help="most ids of a reply (default: that of the run's task, or 64)")
     options = parser.parse_args(argv)
-    if not (math.isfinite(options.temperature) and options.temperature >= 0):
-        raise SettingsError(f"expected a number of at least 0, got {options.temperature}; 0 takes the likeliest reply",
-                            field="--temperature")
+    at_least(0, "--temperature", options.temperature)
+    at_least(1, "--max_new_tokens", options.max_new_tokens)
     task = task_of(options.model, check=False)
-    system = (task.system if task else "") if options.system is None else options.system
-    limit = (task.max_new_tokens if task else 64) if options.max_new_tokens is None else options.max_new_tokens
-    if limit < 1:
-        raise SettingsError(f"expected at least 1, got {limit}; choose how many ids a reply may have", field="--max_new_tokens")
+    system, limit = (task.system, task.max_new_tokens) if task else ("", 64)
+    system = system if options.system is None else options.system
+    settings = {"max_new_tokens": options.max_new_tokens or limit,
+                "temperature": options.temperature}
     model, tokenizer = load(options.model)
     start = messages = [{"role": "system", "content": system}] if system else []
-    print(f"{HELP} {WARNING}", file=sys.stderr)
+    print(HELP, WARNING, file=sys.stderr)
     for turn, text in enumerate(typed("> " if sys.stdin.isatty() else "")):
         if text == "/new":
             messages = start
         elif text == "/help":
             print(HELP)
         else:
-            messages = _reply(model, tokenizer, messages, text, max_new_tokens=limit, temperature=options.temperature, seed=turn)
+            messages = reply(model, tokenizer, messages, text, seed=turn, **settings)
 
 
-def _reply(model, tokenizer, messages, text, **options):
+def reply(model, tokenizer, messages, text, **settings):
     """Print the reply to one message, or why there is none; return the conversation."""
     try:
-        turns = scoring.answer(model, tokenizer, messages, text, **options)
+        turns = scoring.answer(model, tokenizer, messages, text, **settings)
     except KitError as error:
         print(error, file=sys.stderr)
         return messages
@@ -113,12 +125,12 @@ def _reply(model, tokenizer, messages, text, **options):
 
 
 def typed(prompt):
-    """Yield the lines of the terminal or a pipe that are not empty, until /quit, the end of the input or Ctrl-C."""
+    """Yield lines of terminal or pipe that are not empty, until /quit, the end or Ctrl-C."""
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")
     while True:
         try:
-            text = input(prompt).replace("\0", "\ufffd").strip()
+            text = input(prompt).strip()
         except (EOFError, KeyboardInterrupt):
             return
         if text == "/quit":
@@ -130,47 +142,61 @@ def typed(prompt):
 def score(argv):
     """Score models on the questions of a task and compare each with the first."""
     parser = argparse.ArgumentParser("kit score", description=score.__doc__)
-    parser.add_argument("model", nargs="+", help="a run, an untrained base, a model folder or a hub id")
-    parser.add_argument("--task", help="a shipped task, a task file or a file of rows (default: that of the first run)")
+    parser.add_argument("model", nargs="+", help="a run, an untrained base, a folder or a hub id")
+    parser.add_argument("--task", help="a shipped task, a task file or a file of rows (default: "
+                                       "the task of the first run)")
     parser.add_argument("--split", default="test", choices=["test", "validation", "train"])
-    parser.add_argument("--max_new_tokens", type=int, help="most ids of a reply (default: that of the task)")
-    parser.add_argument("--separator", help="ask for a completion of question + SEPARATOR, as lesson 02 trains it")
-    parser.add_argument("--jsonl", action="store_true", help="one JSON object per question on standard output")
+    parser.add_argument("--max_new_tokens", type=int, help="most ids of a reply (default: the "
+                                                           "task's)")
+    parser.add_argument("--separator", help="ask for a completion of question + SEPARATOR, as "
+                                            "lesson 02 trains it")
+    parser.add_argument("--jsonl", action="store_true", help="print one JSON object per question")
     options = parser.parse_args(argv)
-    task = next(filter(None, (task_of(name, options.task) for name in options.model)), None)
+    limit = at_least(1, "--max_new_tokens", options.max_new_tokens)
+    task = tasks.load(options.task) if options.task else next(
+        filter(None, map(task_of, options.model)), None)
     if task is None:
-        raise MissingError(f"expected a task, got none from {', '.join(options.model)}; pass --task")
-    questions, out = tasks.questions(task, options.split), sys.stderr if options.jsonl else sys.stdout
+        raise MissingError(f"expected a task, got none from {', '.join(options.model)}; "
+                           "pass --task")
+    questions = tasks.questions(task, options.split)
     if options.separator is not None:  # a completion has one question and no turns before it
-        questions = [q for q in questions if sum(m["role"] != "system" for m in q.messages) == 1]
-    length = {"max_new_tokens": options.max_new_tokens} if options.max_new_tokens else {}
-    results = {}
+        questions = [q for q in questions
+                     if [turn["role"] for turn in q.messages] in (["user"], ["system", "user"])]
+    results, limit = {}, limit or task.max_new_tokens
     for name in options.model:
-        model, tokenizer = load(name)
-        results[name] = scoring.evaluate(model, tokenizer, questions, task, separator=options.separator, **length)
-        _report(name, results[name], length.get("max_new_tokens", task.max_new_tokens), options.jsonl, out)
-    print(show.scoreboard({name: r.as_dict() for name, r in results.items()}), file=out)
-    print(*comparison(results), sep="\n", end="\n" * (len(results) > 1), file=out)
+        results[name] = scoring.evaluate(*load(name), questions, task, max_new_tokens=limit,
+                                         separator=options.separator)
+        for line in (as_json if options.jsonl else misses)(name, results[name]):
+            print(line)
+    out = sys.stderr if options.jsonl else sys.stdout
+    print(*summary(results, limit), sep="\n", file=out)
 
 
-def _report(name, results, limit, jsonl, out):
-    """Print the wrong replies of a model and how many were cut, or each reply as JSON."""
-    misses = results.misses()
-    if jsonl:
-        for q, text, correct in zip(results.questions, results.texts, results.correct, strict=True):
-            print(json.dumps({"model": name, "messages": q.messages, "reply": text, "right": q.right, "correct": correct,
-                              "group": q.group, "place": list(q.place)}, ensure_ascii=False))
-    for q, text in [] if jsonl else misses[:LISTED]:
-        print(f"{q.place[0]}:{q.place[1]}: {name} replied {text!r} to {q.messages[-1]['content']!r}, right is {q.right!r}")
-    if len(misses) > LISTED and not jsonl:
-        print(f"{name}: {len(misses) - LISTED} more wrong replies, --jsonl prints all")
-    if results.cut:
-        print(f"{name}: {results.cut} of {len(results.texts)} replies were cut at {limit} ids; raise --max_new_tokens if "
-              "right replies are longer", file=out)
+def as_json(name, results):
+    """Yield one line per reply of a model."""
+    for q, text, correct in zip(results.questions, results.texts, results.correct):
+        yield json.dumps({"model": name, "messages": q.messages, "reply": text, "right": q.right,
+                          "correct": correct, "group": q.group, "place": list(q.place)},
+                         ensure_ascii=False)
 
 
-def comparison(results):
-    """Yield one line per group: each further model minus the first, with the paired interval."""
+def misses(name, results):
+    """Yield one line per wrong reply of a model, for the first of them."""
+    wrong = results.misses()
+    for q, text in wrong[:LISTED]:
+        yield (f"{q.place[0]}:{q.place[1]}: {q.messages[-1]['content']!r}: {name} replied "
+               f"{text!r}, right is {q.right!r}")
+    if len(wrong) > LISTED:
+        yield f"{name}: {len(wrong) - LISTED} more wrong replies, --jsonl prints them"
+
+
+def summary(results, limit):
+    """Yield the cut replies, the scoreboard, and each further model minus the first by group."""
+    for name, result in results.items():
+        if result.cut:
+            yield (f"{name}: {result.cut} of {len(result.texts)} replies were cut at {limit} ids; "
+                   "raise --max_new_tokens if right replies can be longer")
+    yield show.scoreboard({name: result.as_dict() for name, result in results.items()})
     (first, before), *others = results.items()
     for name, after in others:
         for group in before.groups:
@@ -178,8 +204,13 @@ def comparison(results):
             yield "{} minus {}, {}: {:+.1%}  [{:+.1%}, {:+.1%}]".format(name, first, group, *change)
 
 
+def export_scripts(argv):
+    """Write the script of a notebook."""
+    export.main(argv)
+
+
 def ship(argv):
-    """Write a folder that can leave: model, GGUF file, card, and the check that it answers the same."""
+    """Write a folder that can leave: model, GGUF file, card, and the check of its answers."""
     from kit import ship
 
     ship.main(argv)
@@ -192,10 +223,5 @@ def serve(argv):
     ship.serve_main(argv)
 
 
-def export_scripts(argv):
-    """Write the script of a notebook."""
-    export.main(argv)
-
-
-COMMANDS = {"check": check, "train": train, "score": score, "chat": talk, "ship": ship, "serve": serve,
-            "export": export_scripts}
+COMMANDS = {"check": check, "train": train, "score": score, "chat": talk, "ship": ship,
+            "serve": serve, "export": export_scripts}

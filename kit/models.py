@@ -71,14 +71,15 @@ def load(name, *, random_seed=None, where=None):
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # what it would warn about is an error below
     try:
-        part, advice = "config.json", "use a folder that save_pretrained wrote"
+        part, advice = "a config.json", "use a folder that save_pretrained wrote"
         config = AutoConfig.from_pretrained(folder, **options)
-        part, advice = "tokenizer", "copy the tokenizer files of its base into the folder"
+        part, advice = "a tokenizer", "copy the tokenizer files of its base into the folder"
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         part, advice = "weights", "copy or train the model again"
         if random_seed is None:
             model, tensors = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True, **options)
+                folder, config=config, dtype=torch.float32, output_loading_info=True,
+                ignore_mismatched_sizes=True, **options)  # check_tensors refuses them by name
         else:
             torch.manual_seed(random_seed)
             model, tensors = AutoModelForCausalLM.from_config(config, dtype=torch.float32), {}
@@ -128,22 +129,22 @@ def check_tensors(name, tensors):
     """Raise SettingsError when file and model differ in a tensor; tied ones are stored once."""
     for key, got in (("missing_keys", "none in its file"), ("unexpected_keys", "it in addition"),
                      ("mismatched_keys", "another shape")):
-        if names := sorted(map(str, tensors.get(key, ()))):
+        if names := sorted(n if isinstance(n, str) else n[0] for n in tensors.get(key, ())):
             expected = "no tensor" if key == "unexpected_keys" else "the tensor"
-            raise SettingsError(f"{name}: expected {expected} {names[0]}, got {got} ({len(names)} "
-                                "such tensors); copy or train the model again")
+            raise SettingsError(f"{name}: expected {expected} {names[0]}, got {got} (tensors of this "
+                                f"kind: {len(names)}); copy or train the model again")
 
 
 def unreadable(name, part, advice, error, options, local):
     """Return the error of a model of which one part cannot be read, as one sentence."""
     reason = " ".join(str(error).split())[:300].rstrip(". ")
-    if "trust_remote_code" in reason:
+    if "trust_remote_code" in str(error):
         return SettingsError(f"{name}: expected a model that transformers knows, got one with code "
                              "of its own, which is never run; use another model")
     if not local and options["local_files_only"]:
         return MissingError(f"{name}: expected an answer of the hub within {HUB_SECONDS} s, got "
                             "none, and no copy is in its cache; go online or name a folder")
-    return SettingsError(f"{name}: expected a {part} that can be read, got {type(error).__name__} "
+    return SettingsError(f"{name}: expected {part} that can be read, got {type(error).__name__} "
                          f"({reason}); {advice}")
 
 
