@@ -19,23 +19,21 @@ from kit.engine import row_checks
 from kit.engine.row_checks import Duplicate, leakage
 from kit.errors import DataError, MissingError, Problem, SettingsError, bad_rows, exits, refusal
 
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+# First bytes of files that are no rows of text, whatever their ending says.
 MARKS = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip or Excel", b"PAR1": "Parquet",
-         b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"[": "a JSON array"}  # starts of other files
+         b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"[": "a JSON array"}
+ADVICE = 'correct these rows or read with on_bad="skip"'
 LISTED = 20  # duplicates and leaks that the command prints; its JSON holds all
 
 
 def find(path) -> Path:
     """Return `path` from here, or else from the project's folder, for notebook and script alike."""
-    for folder in (Path(), Path(__file__).parents[1]):
-        if (folder / path).exists():
-            return Path(os.path.relpath(folder / path))
-    raise missing(path)
-
-
-def missing(path):
-    content = "a folder or device" if os.path.exists(path) else "nothing at this path"
-    return MissingError(f"expected a file, got {content}; correct the path (the working folder is "
-                        f"{os.getcwd()})", file=str(path))
+    course = Path(__file__).parents[1] / path
+    if Path(path).exists() or course.exists():
+        return Path(path) if Path(path).exists() else Path(os.path.relpath(course))
+    raise MissingError("expected a data file, got nothing at this path; correct the path (the "
+                       f"working folder is {os.getcwd()})", file=str(path))
 
 
 @contextlib.contextmanager
@@ -56,24 +54,24 @@ def read(source, kind="auto", *, on_bad="stop", extra=False):
     extra: other columns are allowed and are in `Records.extras`; otherwise they are refused.
     Bad rows raise one DataError that lists them all; with on_bad="skip" they are in `.rejected`.
     """
-    if kind not in ("auto", *row_checks.FIELDS) or on_bad not in ("stop", "skip"):
-        raise SettingsError(f"expected kind {', '.join(row_checks.FIELDS)} or auto and on_bad stop "
+    if kind not in ("auto", *row_checks.KINDS) or on_bad not in ("stop", "skip"):
+        raise SettingsError(f"expected kind {', '.join(row_checks.KINDS)} or auto and on_bad stop "
                             f"or skip, got {kind!r} and {on_bad!r}; correct the setting")
     return scan(source, kind, extra).checked(on_bad)
 
 
 def scan(source, kind, extra=False):
     """Return the Records of a source, where all rows may be bad; refuse what is no source."""
-    readers = {".jsonl": json_rows, ".ndjson": json_rows, ".json": json_rows, ".csv": csv_rows,
-               ".tsv": csv_rows, ".parquet": arrow_rows}
     name, reader, digest = "Dataset", arrow_rows, hashlib.sha256()
     if isinstance(source, (str, os.PathLike)):
-        name = source = os.fspath(source)
-        reader = readers.get(os.path.splitext(name)[1].lower())
+        name = source = os.fspath(find(source))
+        ending = os.path.splitext(name)[1].lower()
+        reader = {".parquet": arrow_rows, ".csv": csv_rows, ".tsv": csv_rows}.get(ending, json_rows)
         if not os.path.isfile(name):
-            raise missing(name)
-        if not reader:
-            raise refusal(name, "one of the endings " + ", ".join(readers), "another", "convert it")
+            raise refusal(name, "a file", "a folder or device", "correct the path")
+        if ending not in ENDINGS:
+            raise refusal(name, "one of the endings " + ", ".join(ENDINGS), ending or "none",
+                          "convert the file or rename it")
     elif not isinstance(getattr(source, "num_rows", None), int):
         raise refusal(None, "a path or a datasets.Dataset of one split", type(source).__name__,
                       "pass one split of it")
@@ -94,9 +92,9 @@ class Records:
 
     def __init__(self, file, kind, extra):
         self.file, self.kind, self.extra, self.sha256, self.rows_in = file, kind, extra, None, 0
-        self.columns = self.form = None  # the same in all rows; form: also whether they are messages
-        self.content, self.lines, self.rejected_bytes = [], array("Q"), {}
-        self.problems, self.duplicates = [], []
+        self.form = None  # (columns, these in words and whether they hold messages)
+        self.content, self.lines = [], array("Q")  # JSON and line of each good row
+        self.raw, self.problems, self.duplicates = {}, [], []  # raw: {line: bytes} of all rows
 
     rows_used = property(lambda self: len(self.content))
     rejected = property(lambda self: list({p.line: p for p in self.problems[::-1]}.values())[::-1])
@@ -114,25 +112,25 @@ class Records:
 
     def row(self, content):
         columns = json.loads(content)
-        return {name: columns[name] for name in self.columns}
+        return {name: columns[name] for name in self.form[0]}
 
     @property
     def extras(self) -> list:
         """The other columns of each row, for `extra=True`."""
         rows = map(json.loads, self.content)
-        return [{name: row[name] for name in row if name not in self.columns} for row in rows]
+        return [{name: row[name] for name in row if name not in self.form[0]} for row in rows]
 
     def add(self, rows):
         """Sort (line, bytes, JSON, faults) of each row into good rows and rejected ones."""
         exact, similar = {}, {}  # {hash of a row's texts: line of the first such row}
         for line, raw, content, faults in rows:
             self.rows_in += 1
+            self.raw[line] = raw
             row, faults = (None, faults) if faults else row_checks.parse(content)
             if faults := faults or self.faults(row):
                 self.problems += [Problem(self.file, line, *fault) for fault in faults]
-                self.rejected_bytes[line] = raw
                 continue
-            texts = row_checks.texts([row[name] for name in self.columns])
+            texts = row_checks.texts([row[name] for name in self.form[0]])
             first = exact.setdefault(hash(tuple(texts)), line)
             like = similar.setdefault(hash(row_checks.levelled(texts)), line)
             if like != line:
@@ -148,26 +146,41 @@ class Records:
         self.kind, columns = row_checks.columns_of(row, self.kind, self.extra)
         if faults := row_checks.faults({name: row[name] for name in columns}, self.kind):
             return faults
-        form = row_checks.named(columns) + " as messages" * isinstance(row.get("prompt"), list)
-        self.columns, self.form = self.columns or columns, self.form or form
-        return [(None, f"{self.form} as in the rows before", form)] if form != self.form else []
+        form = columns, ", ".join(columns) + " as messages" * isinstance(row.get("prompt"), list)
+        self.form = self.form or form
+        if form != self.form:
+            return [(None, f"{self.form[1]} as in line {self.lines[0]}", form[1])]
+        return []
 
-    def reject(self, faults, on_bad="skip"):
+    def reject(self, faults, on_bad="skip", advice=ADVICE):
         """Return Records without the rows of `faults` = {index: (field, expected, got)}.
 
         on_bad="stop" raises one DataError that names them all; "skip" adds them to `.rejected`.
         """
-        rest, used = copy.copy(self), [i for i in range(len(self)) if i not in faults]
+        rest = self.only([i for i in range(len(self)) if i not in faults])
         new = [Problem(self.file, self.lines[i], *faults[i]) for i in faults]
         rest.problems = sorted(self.problems + new, key=lambda problem: problem.line)
-        rest.rejected_bytes = self.rejected_bytes | {self.lines[i]: self.content[i] for i in faults}
+        return rest.checked(on_bad, advice)
+
+    def mapped(self, kind, change):
+        """Return Records of `kind` with change(row) for each row; None leaves out the row."""
+        changed = [json.dumps(change(row)) for row in self]
+        rest = self.only([i for i, content in enumerate(changed) if content != "null"])
+        rest.content = [content for content in changed if content != "null"]
+        rest.kind, rest.rows_in = kind, len(rest) + len(rest.rejected)
+        rest.form = (tuple(json.loads(rest.content[0])), kind) if len(rest) else None
+        return rest
+
+    def only(self, used):
+        """Return Records with the rows of these indices."""
+        rest = copy.copy(self)
         rest.content = [self.content[i] for i in used]
         rest.lines = array("Q", (self.lines[i] for i in used))
         lines = set(rest.lines)
         rest.duplicates = [pair for pair in self.duplicates if lines.issuperset(pair[:2])]
-        return rest.checked(on_bad)
+        return rest
 
-    def checked(self, on_bad):
+    def checked(self, on_bad, advice=ADVICE):
         """Return these Records; refuse bad rows if on_bad is "stop", and to go on without any row.
 
         The `.records` of the DataError can still write the rejected rows.
@@ -176,7 +189,6 @@ class Records:
             return self
         error = refusal(self.file, "at least one row", "none", "correct the file")
         if self.problems:
-            advice = 'correct or remove these rows' + ', or use on_bad="skip"' * bool(self.content)
             error = bad_rows(self.file, self.problems, self.rows_in, advice)
         error.records = self
         raise error
@@ -186,7 +198,7 @@ class Records:
 
         `json.loads(line)["raw"].encode(errors="surrogateescape")` are the bytes of the row.
         """
-        rows = (problem._asdict() | {"raw": self.rejected_bytes[problem.line].decode(
+        rows = (problem._asdict() | {"raw": self.raw[problem.line].decode(
             errors="surrogateescape")} for problem in self.rejected)
         write_lines(file, map(json.dumps, rows), [self.file, *inputs])
 
@@ -213,25 +225,25 @@ def write_lines(file, lines, inputs=()):
 
 
 def split_too_long(rows, lengths, max_length) -> Records:
-    """Return Records without the rows of over `max_length` tokens; print how many rows these are.
+    """Return Records without the rows of over `max_length` tokens; print what is not as expected.
 
     lengths: tokens of each row, the stop token included. A DataError says that no row fits.
     """
-    long = {i: n for i, n in enumerate(lengths) if n > max_length}
-    if not long:
-        return rows
-    shortest, longest = min(long.values()), max(long.values())
-    try:
-        rest = rows.reject({i: (None, f"at most max_length = {max_length} tokens", f"{n} tokens")
-                            for i, n in long.items()})
-    except DataError as error:
-        error.message = (f"expected at least one row of at most max_length = {max_length} tokens, got "
-                         f"{shortest} to {longest}; set max_length to {shortest} or more")
-        raise
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{rows.file}: {len(long)} of {len(rows)} rows are left out, because they are longer "
-              f"than max_length = {max_length} ({shortest} to {longest} tokens).")
-    return rest
+    long, notes = {i: n for i, n in enumerate(lengths) if n > max_length}, []
+    if rows.rejected:
+        notes.append(f"rejected: {len(rows.rejected)} of {rows.rows_in} rows")
+    if rows.duplicates:
+        notes.append(f"equal to an earlier row: {len(rows.duplicates)} ({rows.duplicates[0]})")
+    if long:
+        shortest, longest = min(long.values()), max(long.values())
+        notes.append(f"left out as longer than max_length = {max_length}: {len(long)} of "
+                     f"{len(rows)} rows ({shortest} to {longest} tokens)")
+        faults = {i: (None, f"at most max_length = {max_length} tokens", f"{n} tokens")
+                  for i, n in long.items()}
+        rows = rows.reject(faults, advice=f"set max_length to {shortest} or more")
+    if notes and os.environ.get("RANK", "0") == "0":
+        print(f"{rows.file}: {'; '.join(notes)}.")
+    return rows
 
 
 def split_leaked(rows, questions, on_bad="stop") -> Records:
@@ -239,9 +251,9 @@ def split_leaked(rows, questions, on_bad="stop") -> Records:
 
     One DataError lists all rows with such a prompt; with on_bad="skip" they are rejected.
     """
-    leaks = leakage(rows, questions)
-    return rows.reject({i: (None, "no prompt of the test rows", leak.match())
-                        for i, leak in leaks.items()}, on_bad)
+    faults = {i: (None, "no prompt of the test rows", leak.match())
+              for i, leak in leakage(rows, questions).items()}
+    return rows.reject(faults, on_bad, 'remove them from one of the files or use on_bad="skip"')
 
 
 def length_quantiles(lengths, max_length=None) -> dict:
@@ -272,34 +284,30 @@ def json_rows(file, digest):
 def csv_rows(file, digest):
     """Yield (line, bytes, JSON, faults) of each record of a CSV file; a record may span lines."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters per cell
-    record, header, cells = [], None, []
-
-    def text():
-        for line in text_lines(file, digest):
-            record.append(line)
-            yield line[1].decode(errors="surrogateescape")
-
-    reader = csv.reader(text(), delimiter=",\t"[file.lower().endswith(".tsv")], strict=True)
-    while cells is not None:
-        record.clear()
-        faults = None
+    lines, header = [raw for _, raw in text_lines(file, digest)], None
+    reader = csv.reader((raw.decode(errors="surrogateescape") for raw in lines), strict=True,
+                        delimiter=",\t"[file.lower().endswith(".tsv")])
+    while (start := reader.line_num) < len(lines):
         try:
-            cells = next(reader, None)
+            cells, faults = next(reader), None
         except csv.Error as error:
-            cells, faults = [], [(None, "quotes that are closed, and doubled in a cell", str(error))]
+            fault = "quotes that are closed, and doubled in a cell", str(error)
             if header is None or "end of data" in str(error):
-                raise refusal(file, *faults[0][1:], "correct this quote", record[0][0]) from None
-        if cells and header and len(cells) != len(header):
+                raise refusal(file, *fault, "correct this quote", start + 1) from None
+            cells, faults = None, [(None, *fault)]
+        if header and cells and len(cells) != len(header):
             faults = [(None, f"{len(header)} columns", f"{len(cells)} columns")]
-        if header and (cells or faults):
-            yield record[0][0], b"".join(raw for _, raw in record), as_json(header, cells), faults
+        if header and cells != []:
+            raw = b"".join(lines[start:reader.line_num])
+            yield start + 1, raw, as_json(header, cells or []), faults
         header = header or cells
 
 
 def as_json(header, cells):
     """Return the JSON of a CSV record; a cell of messages is JSON already."""
-    pairs = [f"{json.dumps(name)}: {cell if name == 'messages' else json.dumps(cell, ensure_ascii=False)}"
-             for name, cell in zip(header, cells)]
+    pairs = (f"{json.dumps(name)}: "
+             + (cell if name == "messages" else json.dumps(cell, ensure_ascii=False))
+             for name, cell in zip(header, cells))
     return f"{{{', '.join(pairs)}}}\n".encode(errors="surrogateescape")
 
 
@@ -318,7 +326,7 @@ def arrow_rows(source, digest):
         row_checks.distinct([(name, None) for name in table.column_names])
         rows = (row for part in table.to_batches(1000) for row in part.to_pylist())
         for line, row in enumerate(rows, 1):
-            row = json.loads(json.dumps(row, default=str), object_hook=without_nulls)
+            row = json.loads(json.dumps(row, default=not_text), object_hook=without_nulls)
             content = json.dumps(row).encode() + b"\n"
             if digest:
                 digest.update(content)
@@ -326,6 +334,10 @@ def arrow_rows(source, digest):
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise refusal(source if isinstance(source, str) else "Dataset", "a table of text",
                       str(error).split("\n")[0], "write it again") from None
+
+
+def not_text(value):
+    return {type(value).__name__: str(value)}
 
 
 def without_nulls(item):
@@ -337,7 +349,7 @@ def main(argv=None):
     """Check a file of rows without training: `kit check FILE` or `python -m kit.records FILE`."""
     parser = argparse.ArgumentParser("kit check", description="Name every bad row of a file.")
     parser.add_argument("file")
-    parser.add_argument("--kind", default="auto", choices=["auto", *row_checks.FIELDS])
+    parser.add_argument("--kind", default="auto", choices=["auto", *row_checks.KINDS])
     parser.add_argument("--against", metavar="FILE", help="test rows, whose prompts are refused")
     parser.add_argument("--rejected", metavar="FILE", help="write the rejected rows here")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -348,7 +360,8 @@ def main(argv=None):
         rows.write_rejected(options.rejected, [options.against] if options.against else [])
     tests = read(options.against, extra=True) if options.against else []
     leaks = list(leakage(rows, tests).values())
-    facts = {name: getattr(rows, name) for name in ("file", "kind", "sha256", "rows_in", "rows_used")}
+    names = "file", "kind", "sha256", "rows_in", "rows_used"
+    facts = {name: getattr(rows, name) for name in names}
     lists = {"problems": rows.problems, "duplicates": rows.duplicates, "leaks": leaks}
     if options.json:
         lists = {name: [item._asdict() for item in lists[name]] for name in lists}

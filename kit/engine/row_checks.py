@@ -8,17 +8,17 @@ from itertools import count
 from typing import NamedTuple
 
 ROLES = ("system", "user", "assistant")
-FIELDS = {
-    "completion": (("prompt", "completion"), ("text",)),
-    "chat": (("messages",),),
-    "preferences": (("prompt", "chosen", "rejected"),),
-}
+KINDS = ("completion", "chat", "preferences")
+FORMS = (("completion", ("prompt", "completion")), ("completion", ("text",)),
+         ("chat", ("messages",)), ("preferences", ("prompt", "chosen", "rejected")))
 NO_TOOLS = "tool calls are not supported"
+SHARE_GPT = ("rename conversations, from, value, human and gpt to messages, role, content, user "
+             "and assistant")
 HINTS = {  # what to do about the fields of other formats
     "tools": NO_TOOLS,
     "tool_calls": NO_TOOLS,
-    "conversations": "rename it to messages",
-    "from": "rename from, value, human and gpt to role, content, user and assistant",
+    "conversations": SHARE_GPT,
+    "from": SHARE_GPT,
     "instruction": "put instruction and input into prompt, and rename output to completion",
 }
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -35,15 +35,13 @@ def named(names) -> str:
 
 def describe(value) -> str:
     """Return a value in a few words."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
+    if isinstance(value, str):
+        return repr(value[:WIDTH]) + ("..." if len(value) > WIDTH else "")
     if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return f"an object with {named(value) or 'no fields'}"
-    if isinstance(value, str):
-        return repr(value[:WIDTH]) + ("..." if len(value) > WIDTH else "")
-    return f"the number {value}"[:WIDTH]
+    return json.dumps(value)[:WIDTH]
 
 
 def columns_of(row, kind="auto", extra=False):
@@ -52,11 +50,11 @@ def columns_of(row, kind="auto", extra=False):
     extra: other columns may be there too, but no tools, which would be lost silently.
     """
     columns = set(row)
-    for name, forms in FIELDS.items():
-        for fields in forms:
-            enough = extra and columns >= set(fields) and not columns & {"tools", "tool_calls"}
-            if kind in ("auto", name) and (enough or columns == set(fields)):
-                return name, fields
+    extra = extra and not columns & {"tools", "tool_calls"}
+    for name, fields in FORMS:
+        other = columns - set(fields)
+        if kind in ("auto", name) and columns >= set(fields) and (extra or not other):
+            return name, fields
     return None
 
 
@@ -66,8 +64,8 @@ def column_fault(row, kind, extra=False):
         return None, "an object", describe(row)
     if columns_of(row, kind, extra):
         return None
-    forms = [named(fields) for name in FIELDS if kind in ("auto", name) for fields in FIELDS[name]]
-    return (None, f"{'at least' if extra else 'exactly'} {' or '.join(forms)}",
+    forms = " or ".join(named(fields) for name, fields in FORMS if kind in ("auto", name))
+    return (None, f"{'at least' if extra else 'exactly'} {forms}",
             f"the columns {named(row) or 'none'}")
 
 
@@ -168,7 +166,7 @@ def turn_faults(messages, field, first, last):
 
 
 def texts(value) -> list:
-    """Return the texts of a checked row or a part of it, without roles: they follow from the order."""
+    """Return the texts of a checked row, without roles: they follow from the order."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict) and "role" in value:
@@ -212,7 +210,8 @@ class Leak(NamedTuple):
         return f"line {self.line} has {self.match()}"
 
     def match(self):
-        return f"{describe(self.prompt)}, the prompt of test row {self.test_line}{up_to(self.exact)}"
+        test = f"the prompt of test row {self.test_line}{up_to(self.exact)}"
+        return f"{describe(self.prompt)}, {test}"
 
 
 def up_to(exact) -> str:
