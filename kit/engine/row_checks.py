@@ -52,7 +52,8 @@ def columns_of(row, kind="auto", extra=False):
     columns = set(row)
     extra = extra and not columns & {"tools", "tool_calls"}
     for name, fields in FORMS:
-        if kind in ("auto", name) and columns >= set(fields) and (extra or len(columns) == len(fields)):
+        other = columns - set(fields)
+        if kind in ("auto", name) and columns >= set(fields) and (extra or not other):
             return name, fields
     return None
 

@@ -555,8 +555,8 @@ def test_rows_too_long_become_rejections_with_their_line(tmp_path, capsys):
     rows = records.read(file, on_bad="skip")
     rest = records.split_too_long(rows, [1, 3, 2, 3, 4], 2)
     assert capsys.readouterr().out.replace(str(file), "a.jsonl") == (
-        "a.jsonl: 3 of 5 rows are left out, because they are longer than max_length = 2 "
-        "(3 to 4 tokens).\n")
+        "a.jsonl: rejected: 1 of 6 rows; equal to an earlier row: 1 (line 4 equals line 2); left out "
+        "as longer than max_length = 2: 3 of 5 rows (3 to 4 tokens).\n")
     assert list(rest) == [{"text": "a"}, {"text": "cc"}] and rest.lines[1] == 3
     limit = "at most max_length = 2 tokens"
     assert [(p.line, p.expected, p.got) for p in rest.rejected[:3]] == [
@@ -568,7 +568,8 @@ def test_rows_too_long_become_rejections_with_their_line(tmp_path, capsys):
         (p, raw[p.line - 1]) for p in rest.rejected] and len(rest.rejected) == 4
     assert (rows.duplicates, rest.duplicates) == ([(4, 2, True)], [])
     assert len(rows) == 5 and len(rows.rejected) == 1
-    assert records.split_too_long(rows, [1] * 5, 2) is rows and capsys.readouterr().out == ""
+    plain = records.read(write(tmp_path / "b.jsonl", [{"text": text} for text in "ab"]))
+    assert records.split_too_long(plain, [1, 2], 2) is plain and capsys.readouterr().out == ""
 
 
 def test_only_rows_that_are_too_long_name_max_length_and_can_still_be_written(tmp_path):
