@@ -149,8 +149,8 @@ def table(headers, rows, code=(), style=lambda row, column: ""):
         lines.append("  ".join(padded).rstrip())
         tag, parts = "td" if at else "th", []
         for cell, name, number in zip(row, cells[0], right, strict=True):
-            css = f"text-align:{'right' if number else 'left'};padding:3px 12px 3px 4px;vertical-align:top;"
-            css += "border-bottom:1px solid rgba(128,128,128,0.35);" + ("font-family:monospace;" if name in code else "")
+            css = f"text-align:{'right' if number else 'left'};padding:3px 12px 3px 4px;vertical-align:top;line-height:1.4;"
+            css += "border-bottom:1px solid rgba(128,128,128,0.35);" + ("font-family:monospace;" if at and name in code else "")
             parts.append(f'<{tag} style="{css}{style(at - 1, name) if at else ""}">{html.escape(cell)}</{tag}>')
         rich.append(f"<tr>{''.join(parts)}</tr>")
     rich = f"<thead>{rich[0]}</thead><tbody>{''.join(rich[1:])}</tbody>"
@@ -423,7 +423,7 @@ def _bubbles(messages, notice=""):
     for message in messages:
         css = "margin:5px 0 0 25%;background:rgba(0,114,178,0.2)" if message["role"] == "user" else (
             "margin:5px 25% 0 0;background:rgba(128,128,128,0.18)")
-        lines.append(f'<div style="{css};padding:5px 10px;border-radius:8px;overflow-wrap:anywhere">'
+        lines.append(f'<div style="{css};padding:5px 10px;border-radius:8px;overflow-wrap:anywhere;line-height:1.4">'
                      f'<small>{message["role"]}</small><br>{html.escape(message["content"])}</div>')
     notice = f'<div style="padding:5px 10px"><i>{html.escape(notice)}</i></div>'
     return f'<div role="log" aria-live="polite" style="max-width:640px">{"".join(lines)}{notice}</div>'

@@ -40,6 +40,9 @@ class Lab:
             "JUPYTER_DATA_DIR": str(folder / "data"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "OMP_NUM_THREADS": "1"}
         self.theme("Light")
+        config = folder / "config" / "labconfig" / "page_config.json"
+        config.parent.mkdir(parents=True)
+        config.write_text(json.dumps({"disabledExtensions": {"@jupyterlab/debugger-extension": True}}))
         command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={self.port}",
                    f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={folder / 'notebooks'}",
                    "--LabApp.expose_app_in_browser=True"]
@@ -81,6 +84,22 @@ class Lab:
     def read(self, name):
         return nbformat.read(self.folder / "notebooks" / name, as_version=4)
 
+    def start(self):
+        """Load JupyterLab afresh, without a notebook."""
+        self.page.goto(f"http://127.0.0.1:{self.port}/lab?token={self.token}&reset")
+        self.page.wait_for_selector(".jp-Launcher")
+
+    def look(self, name):
+        """Open a notebook without a kernel in the present page and wait for its cells."""
+        self.page.evaluate("""async path => {
+            await jupyterapp.commands.execute("application:close-all");
+            const options = {path, factory: "Notebook", kernelPreference: {shouldStart: false}};
+            const panel = await jupyterapp.commands.execute("docmanager:open", options);
+            await panel.context.ready;
+        }""", name)
+        self.page.wait_for_function("n => document.querySelectorAll('.jp-Notebook .jp-Cell').length === n",
+                                    arg=len(self.read(name).cells))
+
     def open(self, name):
         """Open a notebook in a fresh page and wait until its kernel is idle."""
         self.page.goto(f"http://127.0.0.1:{self.port}/lab/tree/{name}?token={self.token}&reset")
@@ -97,13 +116,12 @@ class Lab:
         self.page.evaluate("name => { jupyterapp.commands.execute(name); }", name)
 
     def run_all(self, seconds=60):
-        """Run every cell and wait until each has its number or the run stopped with an error."""
-        self.command("notebook:run-all-cells")
-        self.page.wait_for_function("""() => {
-            const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map(p => p.textContent);
-            const done = prompts.every(text => /\\[\\d+\\]/.test(text)) && prompts.length;
-            return done || document.querySelector("[data-mime-type='application/vnd.jupyter.stderr'] .ansi-red-fg");
-        }""", timeout=1000 * seconds)
+        """Run every cell and wait until the last one ends or one raises."""
+        self.page.evaluate("""() => {
+            window.finished = false;
+            jupyterapp.commands.execute("notebook:run-all-cells").finally(() => { window.finished = true; });
+        }""")
+        self.page.wait_for_function("window.finished", timeout=1000 * seconds)
 
     def outputs(self):
         """Return the visible text of all outputs."""

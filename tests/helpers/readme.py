@@ -15,7 +15,19 @@ from typing import NamedTuple
 PROJECT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELLS = {"", "bash", "sh", "shell", "console"}
-PROGRAMS = {"make", "python", "python3", "accelerate", "kit", "pip", "git", "jupyter", "cd", "source", "."}
+PROGRAMS = {
+    "make",
+    "python",
+    "python3",
+    "accelerate",
+    "kit",
+    "pip",
+    "git",
+    "jupyter",
+    "cd",
+    "source",
+    ".",
+}
 
 
 class Done(NamedTuple):
@@ -24,7 +36,7 @@ class Done(NamedTuple):
 
 
 def commands(markdown) -> list[str]:
-    """Return the command lines of all fenced shell blocks, without prompts and trailing comments."""
+    """Return the command lines of all fenced shell blocks, without prompts and comments."""
     lines = []
     for language, block in FENCE.findall(markdown):
         if language in SHELLS:
@@ -44,17 +56,31 @@ def program(line) -> str:
 def short_environment(runs, *, steps=2, **variables) -> dict:
     """Return the environment of an activated shell in which trainings end after a few steps."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "KIT_MAX_STEPS": str(steps), "KIT_RUNS": str(runs),
-                         "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), "WANDB_MODE": "offline",
-                         **variables}
+    return os.environ | {
+        "PATH": path,
+        "KIT_MAX_STEPS": str(steps),
+        "KIT_RUNS": str(runs),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(PROJECT),
+        "WANDB_MODE": "offline",
+        **variables,
+    }
 
 
 def run(line, environment, *, folder=PROJECT, seconds=600) -> Done:
-    """Run a command line in bash, as a reader pastes it; a command that does not end gets code 124."""
+    """Run a command line in bash, as a reader pastes it; one that does not end gets code 124."""
     try:
-        done = subprocess.run([shutil.which("bash"), "-c", line], cwd=folder, env=environment, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-                              stdin=subprocess.DEVNULL, timeout=seconds)
+        done = subprocess.run(
+            [shutil.which("bash"), "-c", line],
+            cwd=folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+        )
     except subprocess.TimeoutExpired as error:
         return Done(124, (error.stdout or b"").decode(errors="replace"))
     return Done(done.returncode, done.stdout)

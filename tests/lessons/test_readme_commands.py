@@ -1,4 +1,4 @@
-"""Tests of the reader of README commands; tests/lessons/test_readme.py runs the commands with it."""
+"""Tests of the reader of README commands, with which test_readme.py runs them."""
 
 import readme
 
@@ -35,7 +35,7 @@ def test_commands_are_read_as_a_reader_pastes_them():
 
 def test_a_command_runs_in_an_activated_shell(tmp_path):
     environment = readme.short_environment(tmp_path, steps=3, NUM_GPUS="2")
-    line = 'python -c "import os, kit; print(os.environ[\'KIT_MAX_STEPS\'], $NUM_GPUS)"; exit 3'
+    line = "python -c \"import os, kit; print(os.environ['KIT_MAX_STEPS'], $NUM_GPUS)\"; exit 3"
     assert readme.run(line, environment) == (3, "3 2\n")
     assert readme.run("cd scripts && pwd", environment).output.endswith("/scripts\n")
 

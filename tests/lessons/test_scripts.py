@@ -17,8 +17,14 @@ MOST_LINES, HELP_SECONDS = 75, 2
 
 
 def run(*command, **options):
-    return subprocess.run([sys.executable, *map(str, command)], check=False, capture_output=True,
-                          text=True, timeout=120, **options)
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
 
 
 @pytest.fixture(params=SCRIPTS, ids=lambda file: file.stem)
@@ -39,8 +45,11 @@ def test_no_script_without_a_notebook():
 
 def test_importing_does_nothing(script, tmp_path):
     code = f"import sys; sys.path.insert(0, {str(script.parent)!r}); import {script.stem}"
-    environment = {"KIT_RUNS": str(tmp_path / "runs"), "PATH": "/usr/bin:/bin",
-                   "PYTHONPATH": str(PROJECT)}
+    environment = {
+        "KIT_RUNS": str(tmp_path / "runs"),
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(PROJECT),
+    }
     done = run("-c", code, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stdout) == (0, "")
     assert not list(tmp_path.iterdir())
