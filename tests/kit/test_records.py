@@ -222,7 +222,7 @@ def test_all_problems_of_a_file_in_one_error(tmp_path):
         Problem(name, 6, None, "an object", "null")]
     assert said(error, file) == (
         "a.jsonl:2: prompt: expected text that is not empty, got ''; line 2: completion: expected "
-        "text, got 7; line 3: expected JSON, got Expecting property name enclosed in "
+        "text, got the number 7; line 3: expected JSON, got Expecting property name enclosed in "
         "double quotes at character 2; and 2 more in .problems (4 of 6 rows are bad); correct "
         'these rows or read with on_bad="skip"')
     assert (error.file, error.line, error.field, error.exit_code) == (name, 2, "prompt", 2)
@@ -589,6 +589,8 @@ def test_rows_that_a_later_step_refuses_are_named_all_or_skipped_all(tmp_path):
     with pytest.raises(DataError) as caught:
         records.reject(records.read(file), {0: fault, 2: fault}, "stop")
     assert [p.line for p in caught.value.problems] == [1, 3]
+    skipped = records.reject(records.read(file), {1: fault})
+    assert list(records.reject(skipped, {}, "stop")) == list(skipped)
     rest = records.reject(records.read(file), {0: fault, 2: fault}, "skip")
     assert list(rest) == [{"text": "b"}, {"text": "d"}] and list(rest.lines) == [2, 4]
 
