@@ -6,6 +6,7 @@ needed. It names its files from its own folder. A bare file of rows is a task as
 the rows is the test, and the judge is `exact`.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -159,8 +160,9 @@ def load(name, *, folder=None, on_bad="stop", check=True) -> Task:
     values |= {"tests": tests, "validation": path("validation", share),
                "system": values["system"] or "", "judge": values["judge"] or exact}
     task = Task(name=file.stem, file=file, source=source, module=code, **values)
-    task = _checked(task, on_bad) if check else task
-    return task if task.max_new_tokens else replace(task, max_new_tokens=256)
+    if check:
+        _check(task, on_bad)
+    return task if task.max_new_tokens else replace(task, max_new_tokens=_longest(task))
 
 
 def of_run(folder, check=True):
@@ -168,8 +170,19 @@ def of_run(folder, check=True):
     name = checkpoints.read_json(folder / "run.json").get("params", {}).get("task")
     if not name or not (folder / "task.py").is_file():
         return load(name, check=check) if name else None
-    original = find(name).parent if check else folder
+    original = folder
+    with contextlib.nullcontext() if check else contextlib.suppress(MissingError):
+        original = find(name).parent
     return replace(load(folder / "task.py", folder=original, check=check), name=Path(name).stem)
+
+
+def _longest(task):
+    """Return a length that cuts no right reply, because an id is at least one byte."""
+    try:
+        replies = [q.right for split in ("train", "test") for q in questions(task, split)]
+    except KitError:  # files that are missing or bad and were not to be checked
+        return 256
+    return max(len(reply.encode()) for reply in replies) + 2
 
 
 def _refusal(file, source, name, expected, got, advice, error=DataError):
@@ -313,8 +326,8 @@ def _preference(task, row):
 _SHAPES = {"chat": _chat, "completion": _completion, "preferences": _preference}
 
 
-def _checked(task, on_bad):
-    """Check a task; return it with `max_new_tokens`: an id is at least one byte of a reply."""
+def _check(task, on_bad):
+    """Refuse shared prompts, right replies that fail their judge, and a judge that sees nothing."""
     tests = questions(task)
     held_out = tests + (questions(task, "validation") if isinstance(task.validation, Path) else [])
     if on_bad == "stop":
@@ -330,8 +343,6 @@ def _checked(task, on_bad):
                             f"{question.right!r}; correct this row or the judge in {task.file}",
                             file=question.place[0], line=question.place[1])
     _check_judge(task, tests)
-    longest = max(len(question.right.encode()) for question in held_out)
-    return task if task.max_new_tokens else replace(task, max_new_tokens=longest + 2)
 
 
 def accepts(task, reply, question, judge=None):

@@ -1,4 +1,4 @@
-"""The command `kit`: a task checked, models scored and compared, a conversation in terminal or pipe."""
+"""The command `kit`: check a task, score and compare models, talk in a terminal or a pipe."""
 
 import io
 import json
@@ -126,7 +126,10 @@ def test_train_runs_a_script(monkeypatch, tmp_path, capsys):
 
 
 def test_help_answers_before_torch_loads():
-    code = "import sys\nfrom kit import cli\ncli.main([])\nprint(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+    code = (
+        "import sys\nfrom kit import cli\ncli.main([])\n"
+        "print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PROJECT,

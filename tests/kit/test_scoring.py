@@ -101,7 +101,7 @@ def test_no_difference_is_no_certainty(counts):
 
 
 def test_paired_difference_covers_95_of_100():
-    """5,000 draws at rates and a correlation like those of the lessons, of which Wald covers less."""
+    """5,000 draws at rates and a correlation like those of the lessons; Wald covers less."""
     draw, covered, wald, n = random.Random(0), 0, 0, 48
     for _ in range(5000):
         rows = draw.choices([(1, 1), (1, 0), (0, 1), (0, 0)], (0.85, 0.01, 0.06, 0.08), k=n)
@@ -188,7 +188,7 @@ def decoded(model, prompts, **options):
 
 
 def test_decode_equals_generate_and_computes_what_is_still_open(pair):
-    """The stop token is an id that ends rows at different steps, so that rows leave the batch on the way."""
+    """The stop token ends rows at different steps, so that rows leave the batch on the way."""
     (model, _), draw = pair, random.Random(0)
     prompts = [[draw.randrange(2, 40) for _ in range(draw.randrange(1, 8))] for _ in range(30)]
     free, _ = decoded(model, prompts, stop=-1, max_new_tokens=12)

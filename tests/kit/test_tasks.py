@@ -1,4 +1,4 @@
-"""A task is one file: what loads, what is refused in one sentence with its line, and what the ready-made judges accept."""
+"""A task is one file: what loads, what is refused with its line, what the ready-made judges accept."""
 
 import json
 import re
@@ -175,6 +175,12 @@ def test_shapes_of_rows(folder):
     assert tasks._chat(task, own) == own
     assert tasks._chat(task, {"text": "plain"}) is None
     assert tasks.rows(task, "validation", "completion").kind == "completion"
+
+
+def test_a_length_is_found_without_checks(folder):
+    assert load(folder, FILES, check=False).max_new_tokens == len("invoice") + 2
+    (folder / "train.jsonl").unlink()
+    assert load(folder, FILES, check=False).max_new_tokens == 256
 
 
 def test_a_run_keeps_its_task(folder, tmp_path):

@@ -164,7 +164,7 @@ def test_prefers_takes_chosen_and_refuses_rejected(rows):
 
 
 def test_pairs_are_about_behaviour_in_the_shares_of_the_readme(rows):
-    """Where a line is due, the rejected reply fires at the same times or is of another kind; never another time."""
+    """A rejected reply never fires at other times than the line that is due."""
     about, declined = Counter(), Counter()
     for row in rows["preferences"]:
         chosen, other = row["chosen"][0]["content"], row["rejected"][0]["content"]
