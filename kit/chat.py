@@ -88,16 +88,18 @@ def is_kit(tokenizer):
 def prepare(tokenizer, model=None, template="auto"):
     """Give tokenizer and model the template: "kit", "own", or "auto", its own if it has one.
 
-    Under "own" the base's template, tokens and table stay. Its stop token becomes eos, because
-    everything that generates looks there. Raises SettingsError for a template that cannot be used.
+    Under "own" the base's template, tokens and table stay; generation also stops at the stop token
+    of the template. Raises SettingsError for a template that cannot be used.
     """
     if template == "kit" or is_kit(tokenizer) or (template == "auto" and not tokenizer.chat_template):
         add_role_tokens(tokenizer, model)
         return
+    if not tokenizer.chat_template:
+        raise SettingsError("template: expected a model with a chat template of its own, got one "
+                            "without; use --template kit")
     stop = stop_token(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(stop)
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop)
     if model is not None:
         stops = model.generation_config.eos_token_id
         stops = {stop, *(stops if isinstance(stops, list) else [stops])} - {None}
@@ -237,9 +239,6 @@ def render(tokenizer, roles, reply_next=False, around=""):
     """Return the template's text for the roles, with a mark in place of each content."""
     messages = [{"role": role, "content": f"{around}{MARK}{n}e{around}"}
                 for n, role in enumerate(roles)]
-    if not tokenizer.chat_template:
-        raise SettingsError("template: expected a model with a chat template of its own, got one "
-                            "without; use --template kit")
     try:
         # Llama 3 writes today's date unless it gets one; a run must be the same tomorrow.
         text = tokenizer.apply_chat_template(messages, tokenize=False, date_string="26 Jul 2024",
@@ -277,7 +276,7 @@ def atoms(tokenizer, text):
 def layout(tokenizer, roles, reply_next=False):
     """Return the Items of a conversation with these roles; each list of roles is rendered once."""
     plans = _layouts.setdefault(tokenizer, {})
-    key = (tokenizer.chat_template, len(tokenizer), roles, reply_next)
+    key = (tokenizer.chat_template, str(tokenizer.special_tokens_map), roles, reply_next)
     if key not in plans:
         if unknown := [role for role in roles if role not in ROLES]:
             raise DataError(f"expected one of {', '.join(ROLES)}, got {unknown[0]!r}; correct it",
@@ -331,17 +330,23 @@ def after(atoms, role, stop):
 
 
 def stop_token(tokenizer):
-    """Return the id that ends a reply in the tokenizer's template."""
+    """Return the id that ends a reply in the tokenizer's template; eos where it has none."""
+    if not tokenizer.chat_template:
+        return tokenizer.eos_token_id
     items = layout(tokenizer, ("user", "assistant"))
     return [item.id for item in items if item.trained and item.id is not None][-1]
 
 
 def encode_chats(tokenizer, conversations, *, reply_next=False):
     """Return the Encoded of each conversation, an iterable of message lists. See `encode`."""
-    conversations, rows = iter(conversations), []
+    conversations, rows, plans = iter(conversations), [], {}
     while piece := list(itertools.islice(conversations, PIECE)):
-        layouts = [layout(tokenizer, tuple(message["role"] for message in messages), reply_next)
-                   for messages in piece]
+        layouts = []
+        for messages in piece:
+            roles = tuple(message["role"] for message in messages)
+            if roles not in plans:
+                plans[roles] = layout(tokenizer, roles, reply_next)
+            layouts.append(plans[roles])
         texts = [item.text(messages) for messages, items in zip(piece, layouts, strict=True)
                  for item in items if item.id is None]
         ids = iter(encode_text(tokenizer, texts, inside=True))
@@ -366,15 +371,15 @@ def encode(tokenizer, messages, *, reply_next=False):
 
 
 def encode_completions(tokenizer, rows, separator=""):
-    """Return ids == encode(prompt + separator) + encode(completion) + [eos] of each row.
+    """Return ids == encode(prompt + separator) + encode(completion) + [stop token] of each row.
 
-    The loss is on completion and eos. Prompt and completion are encoded apart, so no token merges
+    The loss is on completion and stop token. Prompt and completion are encoded apart, so no token merges
     over the border. A row {text} is completion only.
     """
     texts = ((row["prompt"] + separator, row["completion"]) if "prompt" in row else
              ("", row["text"]) for row in rows)
     ids = encode_text(tokenizer, (text for pair in texts for text in pair))
-    end = [tokenizer.eos_token_id]
+    end = [stop_token(tokenizer)]
     return [Encoded(p + c + end, [0] * len(p) + [1] * (len(c) + 1))
             for p, c in zip(ids[::2], ids[1::2], strict=True)]
 
@@ -414,7 +419,7 @@ def decode_reply(tokenizer, ids):
 
     What a template writes between generation prompt and reply, such as a space, is left out.
     """
-    ids, stop = list(ids), tokenizer.eos_token_id
+    ids, stop = list(ids), stop_token(tokenizer)
     ids = ids[: ids.index(stop)] if stop in ids else ids
     text = tokenizer.decode([i for i in ids if i != tokenizer.pad_token_id],
                             clean_up_tokenization_spaces=False)

@@ -60,7 +60,7 @@ def data_checks(trainer, rows, tokenizer) -> list:
     if not hasattr(data, "num_rows"):
         return []  # a stream can be read only once
     faults, paired = span_faults(data, tokenizer), "chosen_ids" in data.column_names
-    stop = tokenizer.eos_token
+    stop = tokenizer.convert_ids_to_tokens(chat.stop_token(tokenizer))
     checks = [none("every row trains a token", faults["untrained"], "rows without a trained token"),
               none("labels are the ids of their places", faults["shifted"], "rows with wrong labels"),
               none(f"every trained span ends with {stop}", faults["unstopped"],
@@ -123,7 +123,7 @@ def span_faults(data, tokenizer):
     """
     import numpy as np
 
-    stop, control = tokenizer.eos_token_id, set(chat.control_ids(tokenizer))
+    stop, control = chat.stop_token(tokenizer), set(chat.control_ids(tokenizer))
     prompt = None
     if tokenizer.chat_template:
         prompt = chat.encode(tokenizer, [{"role": "user", "content": ""}], reply_next=True).ids[-1]
@@ -158,7 +158,7 @@ def other_completions(data, rows, tokenizer):
             part = labels[at : at + n]
             trained[tuple(part[part != chat.IGNORED].tolist())] += 1
             at += n
-    return (trained - Counter((*ids, tokenizer.eos_token_id) for ids in texts)).total()
+    return (trained - Counter((*ids, chat.stop_token(tokenizer)) for ids in texts)).total()
 
 
 def control_counts(data, tokenizer):
@@ -178,7 +178,7 @@ def template_counts(rows, tokenizer, paired):
     """Return the Counter of the control tokens that the template writes around these rows."""
     names, counts = chat.control_ids(tokenizer), Counter()
     if rows.kind == "completion":
-        return Counter({tokenizer.eos_token: len(rows)})
+        return Counter({names[chat.stop_token(tokenizer)]: len(rows)})
     for row in rows:
         messages = row.get("messages") or chat.as_messages(row["prompt"], "user")
         roles = tuple(message["role"] for message in messages)
@@ -221,7 +221,7 @@ def batch_checks(data, collate):
 
 def model_checks(trainer, tokenizer) -> list:
     """Return the Checks of the model that the trainer trains, and of the reference of DPO."""
-    model, stop = trainer.model, tokenizer.eos_token_id
+    model, stop = trainer.model, chat.stop_token(tokenizer)
     types = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()
                     if p.requires_grad})
     stops = model.generation_config.eos_token_id
@@ -229,7 +229,7 @@ def model_checks(trainer, tokenizer) -> list:
     checks = [embedding_check(model, tokenizer)] if chat.is_kit(tokenizer) else []
     # Ten steps at a learning rate of 1e-6 change few bfloat16 weights: their resolution is lower.
     checks += [Check("trained weights are float32", types == ["float32"], ", ".join(types)),
-               Check(f"{tokenizer.eos_token} stops generation", stop in stops,
+               Check(f"{tokenizer.convert_ids_to_tokens(stop)} stops generation", stop in stops,
                      f"eos_token_id {stops}")]
     return [*checks, reference_check(trainer)] if hasattr(trainer, "ref_model") else checks
 
