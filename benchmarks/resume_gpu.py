@@ -98,7 +98,7 @@ def child(names):
         torch.set_num_threads(1)
     for name in names:
         kind, how = name.split("-")
-        run = runs.start(name, {"seed": 0, "kind": kind})
+        run = runs.start({"run": name, "seed": 0, "kind": kind})
         built = build(run, kind, torch.cuda.is_available())
         if how == "stopped" and not list(run.folder.glob("checkpoint-*")):
             built.add_callback(stop_at(STOP))

@@ -41,7 +41,8 @@ def describe(value) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return f"an object with {named(value) or 'no fields'}"
-    return json.dumps(value)[:WIDTH]
+    word = "" if value is None or isinstance(value, bool) else "the number "
+    return word + json.dumps(value)[:WIDTH]
 
 
 def columns_of(row, kind="auto", extra=False):
