@@ -25,9 +25,8 @@ from phrases import (
     weekday_set,
     window,
 )
+from target import canonical, is_valid
 from wordings import DAYS, Voice, day_name, month_name, noisy, number, ordinal, task, wrapped
-
-from kit.schedules import canonical, is_valid
 
 CHATTER = (
     "Sure! {c}", "Sure: {c}", "Here you go: {c}", "Of course! {c}", "The line is {c}", "Use {c}", "Try {c}",

@@ -1,4 +1,4 @@
-"""Write the sample data sets of the course: `python data_samples/make.py`.
+"""Write the rows of the cron task: `python data_samples/generator/make.py`.
 
 Every phrase belongs to one split by its hash, so training, validation and test never share one,
 whatever the number of rows. The same seed, number of rows and wording give the same bytes.
@@ -7,7 +7,6 @@ whatever the number of rows. The same seed, number of rows and wording give the 
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import json
 import random
@@ -19,13 +18,12 @@ from pathlib import Path
 import wider
 from dialogues import CHATTER, Question, asking, edited, impossible, small_talk, undone
 from phrases import Ask, schedule
+from target import SYSTEM, canonical, same_schedule
 from wordings import Voice
-
-from kit.schedules import SYSTEM, canonical, same_schedule
 
 HERE = Path(__file__).parents[1] / "cron"
 SEED, ROWS = 7, 9_000
-BY_HAND = HERE / "phrases_by_hand.tsv"
+BY_HAND = HERE / "by_hand.jsonl"
 # Minute, hour, day of month, month, day of week: combinations that training never sees.
 HELD_SHAPES = frozenset(
     tuple(shape.split()) for shape in (
@@ -34,6 +32,8 @@ HELD_SHAPES = frozenset(
         "value step any any list", "value list range any any",
     )
 )
+# The line of the scoreboard that a kind counts for.
+GROUPS = {"translate": "test split", "edit": "edits", **dict.fromkeys(("ask", "cannot", "decline"), "right kind")}
 MIX = {"translate": 0.60, "edit": 0.18, "ask": 0.08, "cannot": 0.07, "decline": 0.07}
 # What a pair of preferences.jsonl is about: the line alone over chatter, its short form over a list, a line over a
 # needless question or refusal; a question, an admission or "not a schedule" over a guess.
@@ -56,9 +56,8 @@ def kept_out() -> frozenset[str]:
     """Return the hand-written evaluation phrases, which no split may repeat."""
     if not BY_HAND.exists():
         return frozenset()
-    with BY_HAND.open(encoding="utf-8", newline="") as file:
-        return frozenset(normalised(row["phrase"]) for row in csv.DictReader(file, delimiter="\t",
-            quoting=csv.QUOTE_NONE))
+    with BY_HAND.open(encoding="utf-8") as lines:
+        return frozenset(normalised(json.loads(line)["prompt"]) for line in lines)
 
 
 def split_of(phrase: str) -> str:
@@ -237,18 +236,18 @@ def preference_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]
 
 
 def gold_row(writer: Writer, kind: str, held_out: str) -> dict:
-    """Draw one evaluation row: the messages up to the last user turn, and what is right."""
-    cron = None
+    """Draw one evaluation row: a conversation whose last answer is right, with its group, kind and what is held out."""
     if kind == "translate":
         drawn = writer.request(held_out)
-        messages, cron = opening(drawn.text), drawn.cron
+        turns, right = opening(drawn.text), drawn.cron
     elif kind == "edit" and held_out == "none" and writer.rng.random() < 0.2:
-        messages, cron = writer.supplied()
+        turns, right = writer.supplied()
     elif kind == "edit":
-        messages, cron = writer.conversation(str, held_out)
+        turns, right = writer.conversation(str, held_out)
     else:
-        messages = opening(writer.draw({"ask": asking, "cannot": impossible, "decline": small_talk}[kind]).text)
-    return {"messages": messages, "kind": kind, "cron": cron, "held_out": held_out}
+        drawn = writer.draw({"ask": asking, "cannot": impossible, "decline": small_talk}[kind])
+        turns, right = opening(drawn.text), drawn.reply
+    return {"messages": [*turns, said("assistant", right)], "group": GROUPS[kind], "kind": kind, "held_out": held_out}
 
 
 def gold_rows(split: str, wanted: dict) -> Iterator[dict]:

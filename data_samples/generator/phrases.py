@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from target import canonical, is_valid
 from wordings import (
     NUMBERS,
     TENS,
@@ -21,8 +22,6 @@ from wordings import (
     ordinal,
     wrapped,
 )
-
-from kit.schedules import canonical, is_valid
 
 MINUTE_STEPS = (2, 3, 4, 5, 5, 6, 10, 10, 12, 15, 15, 20, 30, 30)
 HOUR_STEPS = (2, 2, 3, 4, 6, 8, 12)

@@ -20,9 +20,8 @@ from phrases import (
     minute_step,
     past_the_hour,
 )
+from target import canonical, is_valid
 from wordings import Voice, day_name, noisy, number, task, wrapped
-
-from kit.schedules import canonical, is_valid
 
 ALWAYS = ("round the clock", "around the clock", "all day", "all day long", "day and night", "24/7", "24 hours a day",
     "at all hours", "the whole day", "without a break", "nonstop", "all the time", "continuously")

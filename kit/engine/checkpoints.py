@@ -1,35 +1,55 @@
-"""Folders that are whole or absent: one owner, sealed checkpoints, free space. Standard library only."""
+"""The folder of a run on disk: its place, its lock, checkpoints with checksums, free disk space.
 
-import fcntl
+A checkpoint counts only with a valid MANIFEST.json, which is written after all its other files are
+on the disk. A folder without a manifest is the rest of a save that did not finish.
+"""
+
+import contextlib
 import hashlib
 import json
-import mmap
 import os
 import re
 import shutil
-import signal
-import socket
 from pathlib import Path
 
-from kit.errors import CheckpointError, SettingsError
+from kit.errors import CheckpointError, KitError, MissingError, SettingsError
 
 MANIFEST = "MANIFEST.json"
-MARGIN = 1 << 18  # bytes asked for beside each save, for the small files of the run
+KEEP = 2  # newest checkpoints that stay on the disk
+MARGIN = 1 << 18  # bytes that must stay free beside each save, for the small files of the run
 
 
-def fault(point, step):
-    """Die here as by kill -9 when the environment variable KIT_FAULT is `point@step`; tests of resume set it."""
-    if os.environ.get("KIT_FAULT") == f"{point}@{step}":
-        os.kill(os.getpid(), signal.SIGKILL)
+def runs_root() -> Path:
+    """Return the folder of all runs: the environment variable KIT_RUNS, or runs/ of the project."""
+    return Path(os.environ.get("KIT_RUNS") or Path(__file__).parents[2] / "runs").absolute()
 
 
-def shown(path) -> str:
-    """The last two parts of a path: enough for a message, and nothing of this machine in a saved notebook."""
+def run_folder(name) -> Path:
+    """Return the folder of a run name; raise SettingsError for a name that could leave it."""
+    folder = runs_root() / str(name).replace("\0", "")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)) or folder.is_symlink():
+        raise SettingsError("expected a run name of 1 to 100 letters, digits, `.`, `_` or `-`, got "
+                            f"{name!r}; choose another name")
+    return folder
+
+
+def find_run(name) -> Path:
+    """Return the folder of an existing run; raise MissingError that lists the runs that exist."""
+    folder = run_folder(name)
+    if not (folder / "run.json").is_file():
+        names = ", ".join(sorted(path.parent.name for path in runs_root().glob("*/run.json")))
+        advice = f"choose one of {names}" if names else "there are no runs yet, train one first"
+        raise MissingError(f"expected the name of a run, got {name!r}; {advice}")
+    return folder
+
+
+def short(path) -> str:
+    """Return the last two parts of a path: a saved notebook then shows nothing of this machine."""
     return "/".join(Path(path).parts[-2:])
 
 
 def sync(path):
-    """Ask the disk to keep a file or the entries of a folder."""
+    """Ask the disk to keep a file, or the entries of a folder."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -38,7 +58,7 @@ def sync(path):
 
 
 def write_json(path, value):
-    """Replace a JSON file in one step: a reader, or the next process, sees the old file or the new one."""
+    """Replace a JSON file in one step: a reader sees the old file or the new one."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -47,200 +67,172 @@ def write_json(path, value):
     sync(path.parent)
 
 
-def read_json(path):
-    """A JSON file as a dict; {} when it is missing or is no JSON object."""
+def read_json(path) -> dict:
+    """Return a JSON file as a dict; {} when the file is missing or holds no JSON object."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def sha256_of(path) -> str:
-    """sha256 of a file's bytes, hex."""
+    """Return the sha256 of a file's bytes, hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_sha256(folder) -> str:
-    """sha256 over (name, dtype, shape, bytes) of every tensor in the folder's *.safetensors, sorted by name.
+    """Return the sha256 over (name, dtype, shape, bytes) of all tensors of a folder, by name.
 
-    It does not depend on how the tensors are spread over files. A folder without safetensors raises CheckpointError.
+    It does not depend on how the tensors are spread over files. Raises CheckpointError when the
+    folder holds no safetensors, or a damaged file of them.
     """
-    tensors = {}
-    for path in Path(folder).glob("*.safetensors"):
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")  # the format: 8 bytes length, JSON header, bytes
-            header = json.loads(file.read(size))
-        tensors |= {name: (path, 8 + size, entry) for name, entry in header.items() if name != "__metadata__"}
-    if not tensors:
-        raise CheckpointError("a model was expected, no *.safetensors came; train it again",
-                              file=shown(folder))
-    digest = hashlib.sha256()
-    for name, (path, start, entry) in sorted(tensors.items()):
-        digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
-        first, last = entry["data_offsets"]
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            with memoryview(view) as raw, raw[start + first:start + last] as tensor:
-                digest.update(tensor)
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    digest, place = hashlib.sha256(), {}
+    with contextlib.ExitStack() as stack:
+        try:
+            for path in Path(folder).glob("*.safetensors"):
+                file = stack.enter_context(safe_open(path, "pt"))
+                place |= dict.fromkeys(file.keys(), file)
+        except SafetensorError as error:
+            raise CheckpointError(f"expected whole safetensors, got a damaged file ({error}); make "
+                                  "it again", file=short(path)) from None
+        for name in sorted(place):
+            part = place[name].get_slice(name)
+            digest.update(json.dumps([name, part.get_dtype(), part.get_shape()]).encode())
+            digest.update(place[name].get_tensor(name).flatten().view(torch.uint8).numpy())
+    if not place:
+        raise CheckpointError("expected a model, got no *.safetensors; train it again",
+                              file=short(folder))
     return digest.hexdigest()
 
 
-def _started(pid):
-    """Start time of a process in clock ticks since boot, None when it is gone or the system does not tell."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def _alive(owner):
-    """Whether the process that wrote a lock may still run; a process of another host always may."""
-    if owner["host"] != socket.gethostname():
-        return True
-    try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    # The number of a dead process is given out again, above all in containers; its start time is not.
-    return owner["started"] is None or _started(owner["pid"]) == owner["started"]
-
-
-def _me():
-    return {"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}
-
-
 def lock(folder):
-    """Make this process the owner of a folder; a living other owner raises SettingsError, a dead one is replaced."""
-    with open(Path(folder) / "lock", "a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # held while we read and write: two processes cannot both replace a dead one
-        file.seek(0)
-        try:
-            owner = json.loads(file.read())
-        except ValueError:
-            owner = None
-        if owner and owner != _me() and _alive(owner):
-            raise SettingsError(f"a free run was expected, process {owner['pid']} on {owner['host']} is in it; wait "
-                                "for it, stop it, or choose another name (delete the file `lock` if that host is gone)",
-                                file=shown(folder))
-        file.truncate(0)
-        json.dump(_me(), file)
+    """Return the lock of a folder, held until `release()` or the end of the process.
 
+    The operating system frees it when a process dies. Raises SettingsError while another process
+    holds it.
+    """
+    from filelock import FileLock, Timeout
 
-def unlock(folder):
-    """Give the folder back. The file stays, empty: removing it would race with a process that waits for it."""
-    path = Path(folder) / "lock"
-    if read_json(path) == _me():
-        path.write_text("")
+    one = FileLock(Path(folder) / "lock", timeout=0, thread_local=False, is_singleton=True)
+    try:
+        if not one.is_locked:
+            one.acquire()
+    except Timeout:
+        raise SettingsError("expected a free run, got one that another process trains; wait for "
+                            "that process, stop it, or choose another name",
+                            file=short(folder)) from None
+    return one
 
 
 def space(folder, needed):
-    """Raise CheckpointError when fewer than `needed` bytes are free, both numbers in the sentence."""
+    """Raise CheckpointError when the disk has fewer than `needed` free bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise CheckpointError(f"{needed:,} free bytes were needed to save, {free:,} are there; free some space and run "
-                              "again: it goes on from the last good checkpoint", file=shown(folder))
+        raise CheckpointError(f"expected {needed:,} free bytes on the disk for a save, got "
+                              f"{free:,}; free some space and run again, the run goes on from its "
+                              "last checkpoint", file=short(folder))
+
+
+@contextlib.contextmanager
+def full_disk(folder, needed):
+    """Turn the error of a write that found no space into a sentence."""
+    try:
+        yield
+    except Exception as error:  # OSError, RuntimeError or SafetensorError, by what was written
+        is_full = "No space left" in str(error) or shutil.disk_usage(folder).free < MARGIN
+        if isinstance(error, KitError) or not is_full:
+            raise
+        raise CheckpointError(f"expected {needed:,} free bytes for a save, got a full disk; free "
+                              "some space and run again, the run goes on from its last checkpoint",
+                              file=short(folder)) from error
 
 
 def size_of(folder) -> int:
-    """Bytes of all files below a folder."""
+    """Return the bytes of all files below a folder."""
     return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
 
-def _files(folder):
-    """{relative name: path} of everything but folders and the manifest; a link counts, so that it is noticed."""
-    return {path.relative_to(folder).as_posix(): path for path in sorted(Path(folder).rglob("*"))
-            if (path.is_symlink() or not path.is_dir()) and path.name != MANIFEST}
+def _checksums(folder) -> dict:
+    """Return {relative name: sha256} of all files but the manifest; a link has no sha256."""
+    sums = {}
+    for path in Path(folder).rglob("*"):
+        if path.name != MANIFEST and (path.is_symlink() or path.is_file()):
+            name = path.relative_to(folder).as_posix()
+            sums[name] = "link" if path.is_symlink() else sha256_of(path)
+    return sums
 
 
-def seal(temporary, final, run_id, step):
-    """Turn a finished temporary folder into a checkpoint: fsync, manifest with sha256 and size, fsync, rename."""
-    temporary, final = Path(temporary), Path(final)
-    files = {}
-    for name, path in _files(temporary).items():
+def seal(folder, run_id, step):
+    """Make a checkpoint of complete files: bring them to the disk, then write the manifest."""
+    for path in Path(folder).rglob("*"):
         sync(path)
-        files[name] = {"sha256": sha256_of(path), "size": path.stat().st_size}
-    fault("before manifest", step)
-    write_json(temporary / MANIFEST, {"run": run_id, "step": step, "files": files})
-    if final.exists():
-        if verify(final, run_id) is None:  # a complete one is never touched
-            shutil.rmtree(temporary)
-            return
-        discard(final, step)
-    fault("rename", step)
-    os.rename(temporary, final)
-    sync(final.parent)
+    write_json(Path(folder) / MANIFEST, {"run": run_id, "step": step, "files": _checksums(folder)})
 
 
-def verify(folder, run_id) -> str | None:
-    """What is wrong with a checkpoint, as the end of a sentence; None when every file is as it was sealed."""
+def problem(folder, run_id) -> str | None:
+    """Return what is wrong with a checkpoint, None when every file is as it was sealed."""
     manifest = read_json(Path(folder) / MANIFEST)
-    files, there = manifest.get("files"), _files(folder)
+    files = manifest.get("files")
     if not isinstance(files, dict):
-        return f"{MANIFEST} is missing or broken"
+        return f"{MANIFEST} is missing or damaged"
     if manifest.get("run") != run_id:
         return "it belongs to another run"
-    if step_of(folder) != manifest.get("step"):
+    if manifest.get("step") != step_of(folder):
         return f"it holds step {manifest.get('step')}"
-    if set(files) != set(there):
-        return f"{min(set(files) ^ set(there))} is missing or was added"
-    for name, path in there.items():
-        if path.is_symlink() or path.stat().st_size != files[name]["size"]:
-            return f"{name} has another size"
-        if sha256_of(path) != files[name]["sha256"]:
-            return f"{name} has another sha256"
-    return None
+    now = _checksums(folder)
+    wrong = [name for name in sorted({*files, *now}) if files.get(name) != now.get(name)]
+    return f"{wrong[0]} has changed" if wrong else None
 
 
 def step_of(folder) -> int:
-    """Step of `checkpoint-N`, -1 for any other name."""
+    """Return the step of `checkpoint-N`, -1 for any other name."""
     match = re.fullmatch(r"checkpoint-(\d+)", Path(folder).name)
     return int(match[1]) if match else -1
 
 
 def all_of(folder) -> list:
-    """The checkpoint folders of a run, newest first."""
-    return sorted((path for path in Path(folder).iterdir() if step_of(path) >= 0), key=step_of, reverse=True)
-
-
-def stamp(folder):
-    """Name, size and time of change of each file: as long as it stays the same, a verified folder stays verified."""
-    return [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in _files(folder).items()]
+    """Return the checkpoint folders of a run, newest first."""
+    paths = [path for path in Path(folder).iterdir() if not path.is_symlink()]
+    return sorted([path for path in paths if step_of(path) >= 0], key=step_of, reverse=True)
 
 
 def newest(folder, run_id):
-    """(newest checkpoint that verifies or None, [one line for each newer one that does not])."""
-    refused = []
-    for path in all_of(folder):
-        problem = verify(path, run_id)
-        if problem is None:
-            return path, refused
-        refused.append(f"{path.name}: {problem}")
-    return None, refused
+    """Return (newest whole checkpoint or None, a line per newer folder, which is removed).
 
-
-def discard(path, step=None):
-    """Remove a folder so that no moment shows half of it under its name."""
-    doomed = path.with_name(f".old-{path.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.rename(path, doomed)
-    if step is not None:
-        fault("prune", step)
-    shutil.rmtree(doomed)
-
-
-def prune(folder, run_id, known, keep=2, step=None):
-    """Keep the `keep` newest checkpoints that verify; remove the older ones, good or bad.
-
-    known: {path: stamp} of folders verified before in this process; one whose stamp is unchanged is not read again.
+    Raises CheckpointError when saves have finished and none of them is whole.
     """
-    good = 0
+    unfinished = [path for path in all_of(folder) if not (path / MANIFEST).exists()]
+    lines = [f"{path.name}: {MANIFEST} is missing, its save did not finish" for path in unfinished]
+    for path in unfinished:
+        discard(path)
+    damaged = {}
     for path in all_of(folder):
-        if good >= keep:
-            discard(path, step)
-        elif known.get(path) == stamp(path) or verify(path, run_id) is None:
-            known[path] = stamp(path)
-            good += 1
+        if reason := problem(path, run_id):
+            damaged[path] = f"{path.name}: {reason}"
+            continue
+        for other in damaged:
+            discard(other)
+        return path, lines + list(damaged.values())
+    if damaged:
+        reasons = "; ".join(damaged.values())
+        raise CheckpointError(f"expected a whole checkpoint, got none ({reasons}); delete the "
+                              "checkpoint folders to start from step 0", file=short(folder))
+    return None, lines
+
+
+def discard(checkpoint):
+    """Remove a checkpoint, its manifest first: what a kill leaves of it does not count."""
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint)
+
+
+def prune(folder, best=None):
+    """Remove all checkpoints but the newest ones and the one of the step `best`."""
+    for path in all_of(folder)[KEEP:]:
+        if step_of(path) != best:
+            discard(path)

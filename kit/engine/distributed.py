@@ -1,116 +1,87 @@
-"""Inside one of several processes: join the others, split a model over CPUs, gather it, tell when a process is gone.
+"""One process among several: join, share rows, gather a split model, notice a lost process.
 
-Lesson 06 shows what each of them is for.
+Lesson 10 shows what each of them is for.
 """
 
 import contextlib
 import copy
-import dataclasses
 import datetime
+import itertools
+import math
 import os
 import re
 import time
 from pathlib import Path
 
-from kit.engine import checkpoints
+from kit.engine import checkpoints, patches
 from kit.errors import DivergedError, KitError, SettingsError
 
-# Else torch.cuda.is_available() starts CUDA's driver, and no fork of a kernel that has called it can use CUDA.
+# Else torch.cuda.is_available() starts CUDA's driver, and a forked kernel cannot use CUDA.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-TIMEOUT = 600  # seconds a process waits for another one; KIT_TIMEOUT sets others
-DISK_SECONDS = 30  # until a folder made on one host must show on another
+TIMEOUT = 600  # seconds a process waits for another one; the variable KIT_TIMEOUT sets others
+DISK_SECONDS = 30  # until a folder that one host makes must show on another
 LOST = re.compile(r"gloo|NCCL|TCPStore|peer|Timed out|recvBytes|DistBackendError", re.IGNORECASE)
 
 
 class LostError(KitError):
-    """Another process or host is gone, or did not answer in time; its own output says why."""
+    """Another process or host ended, or did not answer in time; its own output says why."""
 
     exit_code = 1
 
 
 def join(cpu=False) -> int:
-    """Meet the processes that accelerate launched; how many train together. A second call only counts.
+    """Meet the processes that accelerate launched, once, and return their number.
 
-    cpu: they have no GPU. SettingsError when fewer came than were launched, or when a CPU was asked for what it cannot.
+    cpu: the processes have no GPU. Raises SettingsError when fewer processes meet than were
+    launched, and when CPUs are to do what only GPUs can.
     """
     from accelerate import PartialState
 
-    asked = {name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"}
-    if cpu and "DEEPSPEED" in asked:
-        raise SettingsError("DeepSpeed's ZeRO needs GPUs here, none came; use configs/ddp.yaml or configs/fsdp2.yaml")
-    if "FSDP" in asked:
-        _fsdp_in_float32()
-    if cpu and "FSDP" in asked:
-        _fsdp_on_cpu()
-    launched = int(os.environ.get("WORLD_SIZE") or _asked_of_launcher())
+    strategies = [name for name in ("FSDP", "DEEPSPEED")
+                  if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]
+    if cpu and "DEEPSPEED" in strategies:
+        raise SettingsError("DeepSpeed's ZeRO: expected GPUs, got none; use configs/ddp.yaml or "
+                            "configs/fsdp2.yaml")
+    if "FSDP" in strategies:
+        patches.fsdp_in_float32()
+        if cpu:
+            patches.fsdp_on_cpu()
+    launched = int(os.environ.get("WORLD_SIZE") or _num_processes_of_launcher())
     wait = datetime.timedelta(seconds=float(os.environ.get("KIT_TIMEOUT", TIMEOUT)))
-    came = PartialState(cpu=cpu, **({"timeout": wait} if launched > 1 else {})).num_processes
-    if came != launched:
-        raise SettingsError(f"{launched} processes must train together, {came} came; unset your ACCELERATE_ variables, "
-                            "or on CPUs launch by `ACCELERATE_USE_CPU=true accelerate launch --config_file "
-                            "configs/ddp.yaml`")
+    count = PartialState(cpu=cpu, **({"timeout": wait} if launched > 1 else {})).num_processes
+    if count != launched:
+        raise SettingsError(f"expected {launched} processes to train together, got {count}; unset "
+                            "your ACCELERATE_ variables, or on CPUs launch by `ACCELERATE_USE_CPU="
+                            "true accelerate launch --config_file configs/ddp.yaml`")
     if launched == 1:
-        _one_gpu()
-    return came
+        patches.one_gpu()
+    return count
 
 
-def _asked_of_launcher():
-    """What `accelerate launch --num_processes=N` was asked for: without GPUs and a config it starts one process."""
+def _num_processes_of_launcher():
+    """Return N of `accelerate launch --num_processes=N`, which without a GPU starts one."""
     import psutil
 
     parent = psutil.Process().parent()  # None for the first process of a container
-    found = re.search(r"accelerate.* --num[_-]processes[= ](\d+)", " ".join(parent.cmdline() if parent else []))
-    return int(found[1]) if found else 1
+    command = " ".join(parent.cmdline() if parent else [])
+    flag = re.search(r"accelerate.* --num[_-]processes[= ](\d+)", command)
+    return int(flag[1]) if flag else 1
 
 
-def _one_gpu():
-    """One process trains on one GPU: of several, transformers would make a DataParallel model, which TRL refuses."""
-    from transformers import TrainingArguments
-
-    counted = TrainingArguments.n_gpu.fget
-    if counted.__name__ != "at_most_one":
-        def at_most_one(self):
-            return min(1, counted(self))
-
-        TrainingArguments.n_gpu = property(at_most_one)
+def is_first() -> bool:
+    """Return whether this is process 0, which alone writes and prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def _fsdp_in_float32():
-    """Let FSDP2 sum gradients and hand on log-probabilities in float32, as DDP does; accelerate rounds both to bf16."""
-    import torch
-    from accelerate import FullyShardedDataParallelPlugin
+def from_first(value):
+    """Return the value of process 0 in every process."""
+    from accelerate.utils import broadcast_object_list
 
-    rounded = FullyShardedDataParallelPlugin.set_mixed_precision
-    if rounded.__name__ == "in_float32":
-        return
-
-    def in_float32(self, *args, **options):
-        rounded(self, *args, **options)
-        self.mixed_precision_policy = dataclasses.replace(self.mixed_precision_policy, reduce_dtype=torch.float32,
-                                                          output_dtype=None)
-
-    FullyShardedDataParallelPlugin.set_mixed_precision = in_float32
-
-
-def _fsdp_on_cpu():
-    """Let accelerate split a model over CPUs: it looks at its FSDP settings on a GPU only, and else trains by DDP."""
-    from accelerate import PartialState
-    from accelerate.utils import DistributedType
-
-    made = PartialState.__init__
-    if made.__name__ == "init":
-        return
-
-    def init(self, *args, **options):
-        made(self, *args, **options)
-        if self.distributed_type == DistributedType.MULTI_CPU:
-            self.distributed_type = DistributedType.MULTI_GPU  # the device stays the CPU
-
-    PartialState.__init__ = init
+    return broadcast_object_list([value])[0]
 
 
 def meet(folder):
-    """Wait for all processes; SettingsError on a host that does not see the run's folder, which all must share."""
+    """Wait for all processes; raise SettingsError on a host that does not see the run's folder."""
     from accelerate import PartialState
 
     PartialState().wait_for_everyone()
@@ -118,53 +89,54 @@ def meet(folder):
     while not file.is_file() and time.monotonic() < until:
         time.sleep(0.2)  # a network disk shows a new folder late
     if not file.is_file():
-        raise SettingsError("every host must see the run's folder, this one does not; set KIT_RUNS to a folder on a "
-                            "disk that all hosts share", file=checkpoints.shown(folder))
+        raise SettingsError("expected a run folder that every host sees, got none on this host; "
+                            "set KIT_RUNS to a folder on a disk that all hosts share",
+                            file=checkpoints.short(folder))
 
 
 @contextlib.contextmanager
 def watched(folder):
-    """Around a training: an error that means "another process is gone" becomes a LostError."""
+    """Around a training: turn an error that means "another process is gone" into a LostError."""
     try:
         yield
     except RuntimeError as error:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not LOST.search(str(error)):
             raise
-        raise LostError(f"process {os.environ['RANK']}: another process or host is gone ({_first(error)}); its own "
-                        "output says why, and the same command goes on from the newest checkpoint",
-                        file=checkpoints.shown(folder)) from None
-
-
-def _first(error):
-    return re.sub(r"^\[\S+?:\d+\] ", "", str(error).splitlines()[0])[:120].rstrip(". ")
+        first_line = re.sub(r"^\[\S+?:\d+\] ", "", str(error).splitlines()[0])[:120].rstrip(". ")
+        raise LostError(f"process {os.environ['RANK']}: another process or host is gone "
+                        f"({first_line}); its own output says why, and the same command goes on "
+                        "from the newest checkpoint", file=checkpoints.short(folder)) from None
 
 
 def finite(model, step):
-    """Raise DivergedError when a weight is not finite: the last update may break what the loss has not seen yet."""
+    """Raise DivergedError when a weight is not finite: no loss has seen the last update."""
     import torch
 
-    trained = [p.detach() for p in model.parameters() if p.requires_grad]
-    local = [p.to_local() if hasattr(p, "to_local") else p for p in trained]  # FSDP: each process looks at its part
-    if not torch.stack([p.isfinite().all() for p in local]).all():
-        raise DivergedError(f"step {step}: finite weights were expected, NaN or infinity came; lower learning_rate")
+    weights = [p.detach() for p in model.parameters() if p.requires_grad]
+    parts = [p.to_local() if hasattr(p, "to_local") else p for p in weights]  # under FSDP
+    if not torch.stack([p.isfinite().all() for p in parts]).all():
+        raise DivergedError(f"step {step}: expected finite weights, got NaN or infinity; lower "
+                            "learning_rate")
 
 
 def as_split(trainer):
-    """The model before it is split, called as FSDP2 will: on weights in bfloat16, the norms' too, which autocast keeps.
+    """Return the model as FSDP2 will call it: on weights in bfloat16, those of the norms too.
 
-    TRL has split DPO's reference by then; its log-probabilities are those of rounded weights.
+    TRL has split DPO's reference when the policy is still whole; its log-probabilities are those of
+    rounded weights.
     """
     import torch
 
-    policy = trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.mixed_precision_policy
-    if not policy:
-        return trainer.model
-    weights = {name: p.detach().to(policy.param_dtype) for name, p in trainer.model.named_parameters()}
-    return lambda **inputs: torch.func.functional_call(trainer.model, weights, kwargs=inputs)
+    plugin, model = trainer.accelerator.state.fsdp_plugin, trainer.model
+    if not (trainer.is_fsdp_enabled and plugin.mixed_precision_policy):
+        return model
+    dtype = plugin.mixed_precision_policy.param_dtype
+    weights = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
+    return lambda **inputs: torch.func.functional_call(model, weights, kwargs=inputs)
 
 
 def describe(trainer, folder):
-    """Beside the parts of a split model, what `accelerate merge-weights` leaves out of a folder that loads."""
+    """Write beside a split model what `accelerate merge-weights` leaves out."""
     if trainer.is_fsdp_enabled and trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         for part in (model.config, model.generation_config, trainer.processing_class):
@@ -172,66 +144,87 @@ def describe(trainer, folder):
 
 
 def whole(trainer):
-    """The trained model with whole weights, to be saved by process 0: split weights are gathered, adapters merged."""
+    """Return the trained model, in process 0 at least, with gathered weights, adapters merged."""
     model = trainer.accelerator.unwrap_model(trainer.model)
+    adapted = hasattr(model, "merge_and_unload")
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
+        return copy.deepcopy(model).merge_and_unload() if adapted else model
     from transformers import AutoModelForCausalLM
 
     # Every process takes part, process 0 gets the weights.
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model)
+    split = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+    state = trainer.accelerator.get_state_dict(split)
     if not trainer.is_world_process_zero():
         return None
-    adapted = hasattr(model, "merge_and_unload")
     base = model.get_base_model() if adapted else model
-    made = AutoModelForCausalLM.from_config(base.config, dtype=next(iter(state.values())).dtype)
-    made.generation_config = base.generation_config
+    result = AutoModelForCausalLM.from_config(base.config, dtype=next(iter(state.values())).dtype)
+    result.generation_config = base.generation_config
     if adapted:
         from peft import get_peft_model
 
-        made = get_peft_model(made, copy.deepcopy(model.active_peft_config))
-    made.load_state_dict(state)
-    return made.merge_and_unload() if adapted else made
+        result = get_peft_model(result, copy.deepcopy(model.active_peft_config))
+    result.load_state_dict(state)
+    return result.merge_and_unload() if adapted else result
 
 
-def weigh_by_tokens(trainer):
-    """Class decorator for DPOTrainer: the SFT term is the mean over the chosen ids of the whole step.
+def share_last_rows(trainer):
+    """Let the processes share the last rows of an epoch: the step is then that of one process.
 
-    TRL 1.16 takes that mean in each micro batch and then averages the means, so a step depends on how it is split over
-    micro batches and processes (derived on three integers in lesson 06). The weight of the term is scaled by the micro
-    batch's ids over the step's mean number of them; the sum over the step is then exact. So is the mean over pairs,
-    of which the last micro batches of an epoch may hold fewer.
+    accelerate 1.15 fills these micro batches up with rows of the first ones. Process 0 prints a
+    warning where the rows cannot be shared: fewer rows than processes, or other numbers of pairs
+    for DPO, whose metrics TRL gathers by pair. `trainer.rows_per_step` that the micro batches do
+    not divide are dealt out unevenly at every step.
     """
-    collect, loss = trainer.get_batch_samples, trainer._compute_loss
+    args, rows = trainer.args, trainer.train_dataset
+    if args.world_size == 1 or not hasattr(rows, "__len__"):
+        return  # one process, or a stream
+    size, count = args.per_device_train_batch_size, args.world_size
+    step = getattr(trainer, "rows_per_step", size * count)
+    step = step if step % (size * count) else size * count
+    left = len(rows) % step
+    by_pair = hasattr(trainer, "ref_model") and not hasattr(trainer, "mean_over_pairs")
+    if step == size * count and (left < count or (left % count and by_pair)):
+        if left and _reaches_end(args, len(rows)) and trainer.is_world_process_zero():
+            print(f"{len(rows)} rows leave {left} for {count} processes: the last step of an epoch "
+                  f"takes {size * count - left} rows twice, and differs from that of one process")
+        return
+    plain = trainer.get_train_dataloader
 
-    def get_batch_samples(self, iterator, count, device):
-        import torch
+    def get_train_dataloader():
+        loader = plain()
+        split = loader.batch_sampler  # accelerate's: each process gets every count-th batch of it
+        split.batch_size = None
+        split.batch_sampler = Shared(split.batch_sampler.sampler, size, count, step)
+        return loader
 
-        samples, items = collect(self, iterator, count, device)
-        if samples:
-            total = torch.cat([sum(map(amounts, samples)).to(device), torch.tensor([len(samples)], device=device)])
-            ids, pairs, batches = self.accelerator.reduce(total, "sum")
-            self.means = torch.stack([ids, pairs]) / batches
-        return samples, items
-
-    def _compute_loss(self, model, inputs, *args, **options):
-        mine = amounts(inputs)
-        ids, pairs = mine / (self.means if self.model.training and hasattr(self, "means") else mine)
-        weights = self.loss_weights
-        self.loss_weights = [weight * (ids if kind == "sft" else pairs)
-                             for kind, weight in zip(self.loss_types, weights, strict=True)]
-        try:
-            return loss(self, model, inputs, *args, **options)
-        finally:
-            self.loss_weights = weights
-
-    trainer.get_batch_samples, trainer._compute_loss = get_batch_samples, _compute_loss
-    return trainer
+    trainer.get_train_dataloader = get_train_dataloader
 
 
-def amounts(batch):
-    """[chosen ids that the loss predicts, pairs] of a DPO batch; it predicts each id from those before it."""
-    import torch
+def _reaches_end(args, rows):
+    """Return whether the training comes to the last step of an epoch."""
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    last = math.ceil(rows / batch)
+    return args.max_steps >= last if args.max_steps > 0 else args.num_train_epochs >= 1
 
-    mask = batch["completion_mask"]
-    return torch.stack([mask.chunk(2)[0][:, 1:].sum(), torch.tensor(len(mask) // 2, device=mask.device)])
+
+class Shared:
+    """Batches of at most `size` rows for `count` processes, equally long within a step."""
+
+    def __init__(self, sampler, size, count, step=None):
+        self.sampler, self.size, self.count, self.step = sampler, size, count, step or size * count
+
+    def _batches(self, rows):
+        return self.count * math.ceil(rows / (self.size * self.count))
+
+    def __len__(self):
+        groups, last = divmod(len(self.sampler), self.step)
+        return groups * self._batches(self.step) + self._batches(last)
+
+    def __iter__(self):
+        rows = list(self.sampler)
+        for at in range(0, len(rows), self.step):
+            group = rows[at : at + self.step]
+            group += rows[: max(0, self.count - len(group))]  # each process needs a row
+            batches = self._batches(len(group))
+            ends = [len(group) * k // batches for k in range(batches + 1)]
+            yield from (group[a:b] for a, b in itertools.pairwise(ends))

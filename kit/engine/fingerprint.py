@@ -1,33 +1,32 @@
-"""What two starts of a run must have in common, as plain values and hashes, and nothing that is secret."""
+"""The fingerprint of a run: settings and hashes that a resume must repeat, without secrets."""
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import importlib.util
 import itertools
 import json
-import netrc
 import os
 import platform
 import re
 from pathlib import Path
 
-from kit import models
 from kit.engine import checkpoints
-from kit.errors import CheckpointError, MissingError
+from kit.errors import MissingError
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
-NEVER = ("push_to_hub", "save_only_model", "ignore_data_skip", "load_best_model_at_end", "auto_find_batch_size")
-SECRET = re.compile(r"(^|_)((hub|hf|auth|access|wandb)_token|api_?key|secret|password)$|^token$", re.IGNORECASE)
+NEVER = ("push_to_hub", "save_only_model", "ignore_data_skip", "load_best_model_at_end",
+         "auto_find_batch_size")
+SECRET = re.compile(r"(^|_)((hub|hf|auth|access|wandb)_token|api_?key|secret|password)$|^token$",
+                    re.IGNORECASE)
 # Trainer settings that change no weight; all others are part of what a resumed run must repeat.
-FREE = re.compile(r"(output_dir|run_name|report_to|disable_tqdm|project|local_rank|resume_from_checkpoint|ddp_timeout|"
-                  r"skip_memory_metrics|(hub|push|log|logging|save|trackio|do|eval|per_device_eval|dataloader_num|"
-                  r"dataloader_pin|dataloader_prefetch|dataloader_persistent|dataset_num)_.*)$")
+FREE = re.compile(r"(output_dir|run_name|report_to|disable_tqdm|project|local_rank|ddp_timeout|"
+                  r"resume_from_checkpoint|skip_memory_metrics|(hub|push|log|logging|save|trackio|"
+                  r"do|eval|per_device_eval|dataloader_num|dataloader_pin|dataloader_prefetch|"
+                  r"dataloader_persistent|dataset_num)_.*)$")
 
 
 def plain(value):
-    """JSON-safe copy without secrets: fields named like one are left out, and so are values that are one."""
+    """Return a JSON-safe copy without fields that are named like secrets or hold one."""
     secrets = [text for key, text in os.environ.items() if SECRET.search(key) and len(text) > 7]
 
     def clean(item):
@@ -48,67 +47,63 @@ def plain(value):
 
 
 def source(item):
-    """(name, sha256) of a data file or of kit.records rows."""
+    """Return (name, sha256) of a data file or of kit.records rows."""
     if hasattr(item, "sha256"):
         return Path(str(item.file)).name, item.sha256
     if not Path(item).is_file():
-        raise MissingError("a data file was expected, none is there; make it or correct the path", file=item)
+        raise MissingError("expected a data file, got none; make it or correct the path", file=item)
     return Path(item).name, checkpoints.sha256_of(item)
 
 
-def weights(name):
-    """{name, weights_sha256} of a base or reference; a run's model must be the one its report.json tells of."""
-    if name is None:
-        return None
-    folder = Path(models.find(str(name)))
-    if not folder.is_dir():
-        return {"name": str(name)}
-    found = checkpoints.weights_sha256(folder)
-    told = checkpoints.read_json(folder.parent / "report.json").get("weights_sha256", found)
-    if folder.name == "model" and told != found:
-        raise CheckpointError(f"weights with sha256 {told[:12]} were expected, {found[:12]} came; train that run again",
-                              file=checkpoints.shown(folder))
-    return {"name": f"{folder.parent.name}/{folder.name}", "weights_sha256": found}
+def weights(folder):
+    """Return {name, weights_sha256} of a model's folder, {name} of a hub id, None of None."""
+    if folder is None or not Path(folder).is_dir():
+        return folder and {"name": str(folder)}
+    return {"name": checkpoints.short(Path(folder).absolute()),
+            "weights_sha256": checkpoints.weights_sha256(folder)}
 
 
 def environment() -> dict:
-    """Versions, threads and device: other ones give the same steps, but not the same last bits."""
+    """Return versions, threads and device: others give equal steps, but for the last bits."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES},
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **versions,
             "threads": torch.get_num_threads(), "device": device}
 
 
 def unfit(args, expected) -> list:
-    """Names of trainer arguments that a run with the `expected` ones cannot record or resume exactly."""
-    wrong = [key for key, value in expected.items() if key != "report_to" and getattr(args, key) != value]
+    """Return the trainer arguments with which a run cannot record or resume exactly."""
+    wrong = [key for key in expected if getattr(args, key) != expected[key] and key != "report_to"]
     wrong += [key for key in NEVER if getattr(args, key)]
-    if args.train_sampling_strategy == "group_by_length":  # draws another order when an epoch is resumed
+    if args.train_sampling_strategy == "group_by_length":  # draws another order at a resume
         wrong.append("train_sampling_strategy=group_by_length")
     return wrong
 
 
 def settings(trainer, tokenizer):
-    """What decides the weights beside the parameters: trainer, its arguments, model config, tokenizer, rows."""
+    """Return what decides the weights: trainer, its arguments, model config, tokenizer, rows."""
     vocabulary = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map])
-    settings = {key: value for key, value in trainer.args.to_dict().items() if not FREE.match(key)}
-    settings |= {f"config.{key}": value for key, value in trainer.model.config.to_dict().items()
-                 if key not in ("transformers_version", "_name_or_path", "dtype")}
+    values = {key: value for key, value in trainer.args.to_dict().items() if not FREE.match(key)}
+    values |= {f"config.{key}": value for key, value in trainer.model.config.to_dict().items()
+               if key not in ("transformers_version", "_name_or_path", "dtype")}
     for name, adapter in getattr(trainer.model, "peft_config", {}).items():
-        settings |= {f"{name}.{key}": value for key, value in adapter.to_dict().items()
-                     if key not in ("base_model_name_or_path", "peft_version")}
-    settings |= {"trainer": type(trainer).__name__, "rows": _rows(trainer.train_dataset),
-                 "world_size": trainer.args.world_size, "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
-                 "template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()}
-    return plain(settings)
+        values |= {f"{name}.{key}": value for key, value in adapter.to_dict().items()
+                   if key not in ("base_model_name_or_path", "peft_version")}
+    values |= {"trainer": type(trainer).__name__, "rows": _rows(trainer.train_dataset),
+               "world_size": trainer.args.world_size,
+               "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
+               "template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()}
+    return plain(values)
 
 
 def _rows(dataset):
-    """sha256 of the encoded rows in their order; None for a stream."""
+    """Return the sha256 of the encoded rows in their order; None for a stream."""
     if not hasattr(dataset, "num_rows"):
         return None
-    columns = [name for name in sorted(dataset.column_names) if not name.startswith("ref_")]  # floats of a GPU differ
+    # Without ref_chosen_logps and ref_rejected_logps: floats of a GPU differ.
+    columns = [name for name in sorted(dataset.column_names) if not name.startswith("ref_")]
     digest = hashlib.sha256()
     for table in dataset.select_columns(columns).with_format("arrow").iter(1000):
         for batch in table.combine_chunks().to_batches():
@@ -116,14 +111,11 @@ def _rows(dataset):
     return digest.hexdigest()
 
 
-def short(value):
-    return value[:12] if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else value
-
-
 def batch_hash(batch) -> tuple:
-    """(64-bit hash, tokens) of a batch, the same however its rows are padded, split or ordered.
+    """Return (64-bit hash, tokens) of a batch, however its rows are padded, split or ordered.
 
-    The hash is the sum over rows of the start of sha256(ids, what is trained); tokens counts no padding.
+    The hash is the sum over rows of the start of sha256(ids, what is trained); tokens counts no
+    padding.
     """
     ids = batch["input_ids"].cpu().numpy()
     trained = batch["labels" if "labels" in batch else "completion_mask"].cpu().numpy()
@@ -132,8 +124,8 @@ def batch_hash(batch) -> tuple:
         rows = [(ids[0, a:b], trained[0, a:b]) for a, b in itertools.pairwise(ends)]
     else:
         masks = batch["attention_mask"].bool().cpu().numpy()
-        rows = [(row[mask], part[mask]) for row, part, mask in zip(ids, trained, masks, strict=True)]
-    side = len(rows) // 2 if "completion_mask" in batch else 0  # DPO: chosen rows first; swapped sides must show
+        rows = [(row[mask], part[mask]) for row, part, mask in zip(ids, trained, masks)]
+    side = len(rows) // 2 if "completion_mask" in batch else 0  # DPO: chosen rows come first
     total = 0
     for number, (row, part) in enumerate(rows):
         digest = hashlib.sha256(bytes([number < side]) + row.tobytes() + part.tobytes()).digest()
@@ -141,45 +133,23 @@ def batch_hash(batch) -> tuple:
     return total, sum(len(row) for row, _ in rows)
 
 
-def changed(old, new) -> dict:
-    """{key: "key: old -> new"} of what differs between two descriptions of a run."""
+def changed(old, new) -> list:
+    """Return ["key: old -> new"] of what differs between two descriptions of a run."""
     old, new = _flat(old), _flat(new)
-    return {key: f"{key}: {short(old.get(key))} -> {short(new.get(key))}"
-            for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
+    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    return [f"{key}: {_start(old.get(key))} -> {_start(new.get(key))}" for key in keys]
+
+
+def _start(value):
+    return value[:12] if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else value
 
 
 def _flat(facts):
-    named = {f"data {name}": digest for name, digest in facts.get("data", {}).items()}
-    for key in {"base", "reference"} & facts.keys():
-        named[key] = facts[key] and facts[key].get("weights_sha256", facts[key]["name"])
-    return {**named, **facts.get("params", {}), **facts.get("settings", {})}
-
-
-def reporters(names, folder) -> list:
-    """report_to with W&B silent, offline without an account and inside the run folder; left out if not installed."""
-    names = [names] if isinstance(names, str) else list(names)
-    if "wandb" not in names:
-        return names
-    if importlib.util.find_spec("wandb") is None:
-        print("wandb is not installed, so this run reports to metrics.jsonl only; `pip install wandb` adds it.")
-        return [name for name in names if name != "wandb"] or ["none"]
-    os.environ |= {"WANDB_SILENT": "true", "WANDB_DIR": str(folder)}
-    try:
-        account = netrc.netrc().authenticators("api.wandb.ai")
-    except (OSError, netrc.NetrcParseError):
-        account = None
-    if not account and not os.environ.get("WANDB_API_KEY"):
-        os.environ["WANDB_MODE"] = "offline"  # else it would ask for a key on the terminal
-    return names
-
-
-@contextlib.contextmanager
-def reporting(names, folder):
-    """One W&B run for one training: it reads WANDB_DIR once a process, and left open it would take the next run too."""
-    if not names or "wandb" not in names:
-        yield
-        return
-    import wandb
-
-    with wandb.init(project=os.environ.get("WANDB_PROJECT", "course-kit"), name=folder.name, dir=str(folder)):
-        yield
+    """Return one dict of all values that count: not where metrics go, nor a name of weights."""
+    flat = {}
+    for group, values in facts.items():
+        values = values if isinstance(values, dict) else {"": values}
+        names = {"report_to"} | ({"name"} if "weights_sha256" in values else set())
+        prefix = "" if group in ("params", "settings") else f"{group} "
+        flat |= {f"{prefix}{key}".strip(): values[key] for key in values if key not in names}
+    return flat

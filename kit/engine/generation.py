@@ -1,52 +1,57 @@
-"""Ids that follow prompts, token by token: a row that stopped leaves the batch, and equal prompts are read once.
+"""Generate replies token by token, without computing rows that have ended.
 
-transformers' `generate` computes every row until the longest one ends; of sampled replies, one in a batch is long.
+transformers' `generate` computes every row until the longest one ends, and one sampled reply of a
+batch is usually long. Here, rows that have ended leave the batch, and equal prompts are read once.
 """
 
-LEAVE = 0.75  # rows that stopped leave when at most this share goes on: each leave copies the cache
+LEAVE = 0.75  # ended rows leave when at most this share goes on, because leaving copies the cache
 
 
 def decode(model, prompts, *, stop, pad, max_new_tokens, temperature=0.0):
-    """Ids that follow the id lists `prompts`, up to and with the id `stop`: one list a prompt.
+    """Return for each list of prompt ids the list of ids that follow, up to and with `stop`.
 
-    Greedy at temperature 0, else drawn from softmax(logits / temperature). The caller sets mode and seed.
+    Greedy at temperature 0, else drawn from softmax(logits / temperature). The caller sets the
+    model's mode and the random seed.
     """
-    made, rows = [[] for _ in prompts], list(range(len(prompts)))
+    replies, rows = [[] for _ in prompts], list(range(len(prompts)))
     logits, state = _read(model, prompts, pad)
     for step in range(1, max_new_tokens + 1):
         ids = _next(logits, temperature)
         for row, token in zip(rows, ids.tolist(), strict=True):
-            if stop not in made[row][-1:]:
-                made[row].append(token)
-        on = [at for at, row in enumerate(rows) if made[row][-1] != stop]
-        if not on or step == max_new_tokens:
+            if stop not in replies[row][-1:]:
+                replies[row].append(token)
+        running = [at for at, row in enumerate(rows) if replies[row][-1] != stop]
+        if not running or step == max_new_tokens:
             break
-        if len(on) <= LEAVE * len(rows):
-            rows, ids, state = [rows[at] for at in on], ids[on], _select(state, on)
+        if len(running) <= LEAVE * len(rows):
+            rows = [rows[at] for at in running]
+            ids, state = ids[running], _select(state, running)
         logits, state = _step(model, ids, state)
-    return made
+    return replies
 
 
 def _read(model, prompts, pad):
-    """Logits after each prompt, of shape (batch, vocab), and the state: cache, mask and last positions.
+    """Return the logits after each prompt, (batch, vocab), and the state: cache, mask, positions.
 
     Prompts are padded on the left.
     """
     import torch
     from transformers import DynamicCache
 
-    different = {prompt: at for at, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    width, where = max(map(len, different)), next(model.parameters()).device
-    ids = torch.tensor([(pad,) * (width - len(p)) + p for p in different], device=where)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in different], device=where)
-    positions, cache = (mask.cumsum(1) - 1).clamp(min=0), DynamicCache(config=model.config)
+    numbers = {prompt: at for at, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    width = max(map(len, numbers))
+    ids = torch.tensor([(pad,) * (width - len(p)) + p for p in numbers], device=model.device)
+    lengths = torch.tensor([[len(p)] for p in numbers], device=model.device)
+    mask = (torch.arange(width, device=model.device) >= width - lengths).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
     logits = _logits(model, ids, cache, mask, positions)
-    at = [different[tuple(prompt)] for prompt in prompts]
+    at = [numbers[tuple(prompt)] for prompt in prompts]
     return logits[at], _select((cache, mask, positions[:, -1:]), at)
 
 
 def _step(model, ids, state):
-    """Logits after one more id a row, and the new state."""
+    """Return the logits after one more id per row, and the new state."""
     import torch
 
     cache, mask, positions = state
@@ -55,7 +60,7 @@ def _step(model, ids, state):
 
 
 def _select(state, at):
-    """The state of the rows `at`, which may name a row more than once."""
+    """Return the state of the rows `at`; a row may be there more than once."""
     import torch
 
     cache, mask, positions = state
@@ -65,12 +70,19 @@ def _select(state, at):
 
 
 def _logits(model, ids, cache, mask, positions):
-    return model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                 logits_to_keep=1).logits[:, -1].float()
+    outputs = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return outputs.logits[:, -1].float()
 
 
 def _next(logits, temperature):
-    """One id a row. A draw is the first id whose cumulated probability exceeds a uniform number."""
+    """Return one id per row: the first whose cumulated probability exceeds a uniform number."""
     import torch
 
     if not temperature:

@@ -1,13 +1,13 @@
-"""What a run does at each step of TRL's trainers: one line of metrics, whole checkpoints, an orderly stop."""
+"""What a run adds to each step of TRL's trainers: metrics, sealed checkpoints, an orderly stop."""
 
 import contextlib
+import importlib.util
 import json
 import math
 import os
 import pickle
 import shutil
 import signal
-import sys
 import threading
 import time
 
@@ -15,14 +15,14 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from kit import fits
 from kit.engine import checkpoints, distributed, fingerprint
-from kit.errors import CheckpointError, DivergedError, KitError, SettingsError
+from kit.errors import CheckpointError, DivergedError, SettingsError
 
 EXTRA = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO only
-SHOWS = ("PrinterCallback", "ProgressCallback", "NotebookProgressCallback")
+BARS = ("PrinterCallback", "ProgressCallback", "NotebookProgressCallback")
 FIRST_LOSS_MARGIN = 1e-3  # nats
-LINE_SECONDS = 5  # between two lines of progress where there is no terminal
+VALIDATIONS = 10  # per run, when eval_steps is 0
+WANDB_SECONDS = 20  # until a W&B server that does not answer counts as gone
 
 
 class _Done(Exception):
@@ -30,60 +30,57 @@ class _Done(Exception):
 
 
 class Recorder(TrainerCallback):
-    """Follows one `trainer.train()`; four of the trainer's methods are wrapped where no callback reaches."""
+    """Follow one `trainer.train()`.
 
-    def __init__(self, run, trainer, first_loss=None):
+    run: has folder, id and progress. validate: a function of the model that returns a loss in nats.
+    keep_best: keep the checkpoint with the lowest of these losses, and end with its weights.
+    """
+
+    def __init__(self, run, trainer, first_loss=None, validate=None, eval_steps=0, keep_best=False):
         self.run, self.trainer, self.first_loss = run, trainer, first_loss
+        self.validate, self.eval_steps, self.keep_best = validate, eval_steps, keep_best
         self.main, self.alone = trainer.is_world_process_zero(), trainer.args.world_size == 1
-        self.path, self.file = run.folder / "metrics.jsonl", None
-        self.signal, self.stop = None, False
-        self.hash = self.tokens = self.session_tokens = 0
-        self.known, self.begun, self.first_step, self.next_line = {}, time.monotonic(), 0, LINE_SECONDS
-        # Callbacks see no batch; TRL's save writes in place and pickles the arguments with hub_token in clear;
-        # its load puts the optimizer's old learning rate over a new one.
-        self.wrapped = {"get_batch_samples": self.batch, "_save_checkpoint": self.save,
-                        "_load_optimizer_and_scheduler": self.load, "_issue_warnings_after_load": self.loaded}
-        self.original = {name: getattr(trainer, name) for name in self.wrapped}
+        self.path, self.place = run.folder / "metrics.jsonl", checkpoints.short(run.folder)
+        self.signal, self.stop, self.validation, self.rows = None, False, None, []
+        self.hash = self.tokens = self.first_step = 0
+        self.begin, self.get_batch_samples = time.monotonic(), trainer.get_batch_samples
 
     def train(self, checkpoint):
-        """Train from a checkpoint folder, or from the start when it is None; returns the number of steps done."""
+        """Train from a checkpoint folder, or from the start (None); return the steps done."""
         trainer = self.trainer
-        for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ in SHOWS]:
-            trainer.remove_callback(callback)
+        logging.disable_progress_bar()  # transformers draws one over the shards of each save
+        for callback in list(trainer.callback_handler.callbacks):
+            if type(callback).__name__ in BARS:
+                trainer.remove_callback(callback)
         if self.main:
-            self._restore_metrics(checkpoint)
-        vars(trainer).update(self.wrapped)
+            lines = (checkpoint / "metrics.jsonl").read_text() if checkpoint else ""
+            self.path.write_text(lines)
+            self.rows = [json.loads(line) for line in lines.splitlines()]
+        # Callbacks see no batch. TRL writes a model card per save. A tied head counts as missing.
+        methods = {"get_batch_samples": self.batch,
+                   "create_model_card": lambda *args, **options: None,
+                   "_issue_warnings_after_load": lambda result: None}
+        vars(trainer).update(methods)
         trainer.add_callback(self)
         try:
-            with fingerprint.reporting(self.main and trainer.args.report_to, self.run.folder), self._signals(), \
-                    contextlib.suppress(_Done):
+            with self._signals(), contextlib.suppress(_Done):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except pickle.UnpicklingError as error:  # torch loads plain tensors only; code in a checkpoint ends here
-            raise CheckpointError(f"tensors were expected, other objects came ({str(error).splitlines()[0]}); "
-                                  "delete it", file=checkpoints.shown(checkpoint)) from None
-        except torch.OutOfMemoryError:
-            raise SettingsError(fits.sentence(trainer), file=checkpoints.shown(self.run.folder)) from None
+            if (best := self.best_step()) and not self.stop:
+                trainer.state.best_model_checkpoint = str(self.run.folder / f"checkpoint-{best}")
+                trainer._load_best_model()
+        except pickle.UnpicklingError as error:  # torch loads tensors only; other code ends here
+            raise CheckpointError(f"expected tensors, got others ({str(error).splitlines()[0]}); "
+                                  "delete it", file=checkpoints.short(checkpoint)) from None
         finally:
             trainer.remove_callback(self)
-            for name in self.wrapped:
+            for name in methods:
                 vars(trainer).pop(name)
-            if self.file:
-                self.file.close()
         return trainer.state.global_step
-
-    def _restore_metrics(self, checkpoint):
-        """Go on from the lines of the checkpoint: each step once, whatever was written after it."""
-        if checkpoint:
-            shutil.copyfile(checkpoint / "metrics.jsonl", self.path)
-            self.known[checkpoint] = checkpoints.stamp(checkpoint)
-        else:
-            self.path.write_text("")
-        self.file = open(self.path, "a", encoding="utf-8")
 
     @contextlib.contextmanager
     def _signals(self):
-        """The first SIGTERM or SIGINT asks for a stop at the next step boundary, the second ends at once."""
-        if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
+        """Stop at the next step boundary on the first SIGTERM or SIGINT, at once on the second."""
+        if threading.current_thread() is not threading.main_thread():  # only there are signals
             yield
             return
 
@@ -94,8 +91,9 @@ class Recorder(TrainerCallback):
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             self.signal = number
+            self.run.progress.note("stopping after this step")
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
@@ -103,145 +101,124 @@ class Recorder(TrainerCallback):
                 signal.signal(number, handler)
 
     def batch(self, iterator, count, device):
-        """The trainer's get_batch_samples; hashes the step's rows over all processes and agrees on a stop."""
-        samples, items = self.original["get_batch_samples"](iterator, count, device)
+        """Wrap get_batch_samples: hash the step's rows over all processes and agree on a stop."""
+        samples, items = self.get_batch_samples(iterator, count, device)
         pairs = [fingerprint.batch_hash(sample) for sample in samples]
-        total = [sum(h for h, _ in pairs) % 2**64, sum(n for _, n in pairs), int(self.signal is not None)]
+        total = [sum(h for h, _ in pairs) % 2**64, sum(n for _, n in pairs), bool(self.signal)]
         if not self.alone:
             total[0] -= 2**63  # as int64, whose sum wraps like ours
-            total = self.trainer.accelerator.reduce(torch.tensor(total, device=device), "sum").tolist()
+            total = torch.tensor(total, device=device)
+            total = self.trainer.accelerator.reduce(total, "sum").tolist()
             total[0] += 2**63 * self.trainer.args.world_size
         self.hash, self.tokens, self.stop = total[0] % 2**64, total[1], total[2] > 0
         return samples, items
 
     def on_train_begin(self, args, state, control, **kwargs):
-        state.compute_steps(args, state.max_steps)  # a resumed state carries the save_steps of before
-        self.begun, self.first_step = time.monotonic(), state.global_step
+        state.compute_steps(args, state.max_steps)  # a resumed state has the save_steps of before
+        self.begin, self.first_step = time.monotonic(), state.global_step
+        self.run.progress.total = state.max_steps
+        self.eval_steps = self.eval_steps or math.ceil(state.max_steps / VALIDATIONS)
         if self.main:
-            checkpoints.space(self.run.folder, self.needed() + checkpoints.MARGIN)
+            checkpoints.space(self.run.folder, self.needed())
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
             raise _Done
 
     def on_step_end(self, args, state, control, **kwargs):
+        step, self.validation = state.global_step, None
         if self.stop or (self.alone and self.signal):
             self.stop = control.should_save = control.should_training_stop = True
+        if self.validate and (step % self.eval_steps == 0 or step == state.max_steps):
+            self.validation = distributed.from_first(float(self.validate(self.trainer.model)))
+            is_best = self.validation < min(self.validated().values(), default=math.inf)
+            control.should_save |= distributed.from_first(self.keep_best and is_best)
+
+    def validated(self) -> dict:
+        """Return {step: validation loss} of the steps so far; in process 0 only."""
+        losses = {row["step"]: row.get("validation_loss") for row in self.rows}
+        return {step: loss for step, loss in losses.items() if loss is not None}
+
+    def best_step(self):
+        """Return the step with the lowest validation loss, None unless the best is kept."""
+        losses = self.validated()
+        return distributed.from_first(self.keep_best and min(losses, key=losses.get, default=None))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs or "grad_norm" not in logs:
-            return  # an evaluation or the summary at the end
+            return  # the summary at the end
         loss, norm, step = logs["loss"], logs["grad_norm"], state.global_step
-        skipped = self.trainer.accelerator.optimizer_step_was_skipped  # fp16's scaler drops such a step on purpose
+        skipped = self.trainer.accelerator.optimizer_step_was_skipped  # by fp16's scaler
         if not math.isfinite(loss) or not (math.isfinite(norm) or skipped):
-            raise DivergedError(f"step {step}: a finite loss and gradient were expected, loss {loss} and gradient norm "
-                                f"{norm} came; lower learning_rate or look at the rows of this step",
-                                file=checkpoints.shown(self.run.folder))
-        if step == 1 and self.first_loss is not None and abs(loss - self.first_loss) > FIRST_LOSS_MARGIN:
-            raise SettingsError(f"step 1: loss {self.first_loss:.4f} was expected, {loss:.4f} came; the reference is "
-                                "not the model that training starts from", file=checkpoints.shown(self.run.folder))
+            raise DivergedError(f"step {step}: expected a finite loss and gradient, got loss "
+                                f"{loss} and gradient norm {norm}; lower learning_rate or look at "
+                                "the rows of this step", file=self.place)
+        expected = loss if self.first_loss is None else self.first_loss
+        if step == 1 and abs(loss - expected) > FIRST_LOSS_MARGIN:
+            raise SettingsError(f"step 1: expected loss {expected:.4f}, got {loss:.4f}; train from "
+                                "the model that is the reference", file=self.place)
         if self.main:
-            row = {"step": step, "loss": loss, "lr": logs["learning_rate"], "grad_norm": norm, "tokens": self.tokens,
-                   "batch_hash": f"{self.hash:016x}", **{key: logs[key] for key in EXTRA if key in logs}}
-            self.file.write(json.dumps(row) + "\n")
-            self.file.flush()
-            self._show(state, loss)
+            row = {"step": step, "loss": loss, "lr": logs["learning_rate"], "grad_norm": norm,
+                   "tokens": self.tokens, "batch_hash": f"{self.hash:016x}"}
+            row |= {key: logs[key] for key in EXTRA if key in logs}
+            row |= {} if self.validation is None else {"validation_loss": self.validation}
+            self.rows.append(row)
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            self.run.progress.update(step, loss=loss, validation=self.validation)
+        if control.should_save:
+            distributed.finite(self.trainer.model, step)
+            if self.main:
+                checkpoints.space(self.run.folder, self.needed())
 
-    def _show(self, state, loss):
-        """Progress: in place on a terminal; with KIT_LIVE, which kit.launch sets, a line every few seconds."""
-        self.session_tokens += self.tokens
-        seconds, terminal = time.monotonic() - self.begun, sys.stderr.isatty()
-        if terminal or ("KIT_LIVE" in os.environ and seconds > self.next_line):
-            self.next_line = seconds + LINE_SECONDS
-            step, of = state.global_step, state.max_steps
-            left = seconds / (step - self.first_step) * (of - step)
-            start = f"\rstep {step}/{of} [{'#' * (20 * step // of):-<20}]" if terminal else f"step {step}/{of}"
-            print(f"{start}  {self.session_tokens / seconds:,.0f} tokens/s  {left:.0f} s left  loss {loss:.4f} ",
-                  end="" if terminal and left and not self.stop else "\n", file=sys.stderr, flush=True)
-
-    def weights(self, copies=1) -> int:
-        """Bytes of the weights; with copies=3 also the two moments the optimizer keeps of what is trained."""
-        return sum(p.numel() * p.element_size() * (copies if p.requires_grad else 1)
-                   for p in self.trainer.model.parameters())
+    def on_save(self, args, state, control, **kwargs):
+        folder = self.run.folder / f"checkpoint-{state.global_step}"
+        distributed.describe(self.trainer, folder)
+        best = self.best_step()
+        self.trainer.accelerator.wait_for_everyone()  # until each has written its part
+        if self.main:
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+            shutil.copyfile(self.path, folder / "metrics.jsonl")
+            checkpoints.seal(folder, self.run.id, state.global_step)
+            checkpoints.prune(self.run.folder, best)
+        self.trainer.accelerator.wait_for_everyone()
 
     def needed(self) -> int:
-        """Bytes the next checkpoint takes: as many as the last one, before there is one by the weights."""
-        last = checkpoints.all_of(self.run.folder)[:1]
-        return checkpoints.size_of(last[0]) if last else self.weights(3)
-
-    @contextlib.contextmanager
-    def room(self, temporary, needed):
-        """Look for free space before a save, at the cost of the older checkpoint, and tell when it ends during it."""
-        folder, needed = self.run.folder, needed + checkpoints.MARGIN
-        if self.main:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if shutil.disk_usage(folder).free < needed:
-                checkpoints.prune(folder, self.run.facts["id"], self.known, keep=1)
-            checkpoints.space(folder, needed)
-            temporary.mkdir()
-        self.trainer.accelerator.wait_for_everyone()
-        try:
-            yield
-        except Exception as error:  # OSError, RuntimeError or SafetensorError, by what was being written
-            full = shutil.disk_usage(folder).free < checkpoints.MARGIN or "No space left" in str(error)
-            if isinstance(error, KitError) or not full:
-                raise
-            shutil.rmtree(temporary, ignore_errors=True)
-            checkpoints.space(folder, needed)
-            raise CheckpointError("the save failed: the disk was full for a moment; run again",
-                                  file=checkpoints.shown(folder)) from error
-
-    def save(self, model, trial=None):
-        """The trainer's _save_checkpoint: complete under its name, or not there."""
-        step, temporary = self.trainer.state.global_step, self.run.folder / ".saving"
-        distributed.finite(self.trainer.model, step)
-        with self.room(temporary, self.needed()):
-            self._write(temporary, step)
-
-    def _write(self, temporary, step):
-        trainer, folder = self.trainer, self.run.folder
-        save_model(trainer, temporary)
-        checkpoints.fault("model", step)
-        trainer._save_optimizer_and_scheduler(str(temporary))
-        checkpoints.fault("optimizer", step)
-        trainer._save_scaler(str(temporary))
-        trainer._save_rng_state(str(temporary))
-        trainer.accelerator.wait_for_everyone()
-        if self.main:
-            trainer.state.save_to_json(str(temporary / "trainer_state.json"))
-            shutil.copyfile(self.path, temporary / "metrics.jsonl")
-            run_id, final = self.run.facts["id"], folder / f"checkpoint-{step}"
-            checkpoints.seal(temporary, final, run_id, step)
-            self.known[final] = checkpoints.stamp(final)
-            checkpoints.prune(folder, run_id, self.known, step=step)
-        trainer.accelerator.wait_for_everyone()
-
-    def loaded(self, result):
-        """The trainer's _issue_warnings_after_load, which only warns when the file lacks a weight of the model."""
-        tied = getattr(self.trainer.accelerator.unwrap_model(self.trainer.model), "all_tied_weights_keys", {})
-        wrong = {*result.missing_keys, *result.unexpected_keys} - set(tied)
-        if wrong:
-            raise CheckpointError(f"the weights of this model were expected, {min(wrong)} is missing or was added; "
-                                  "build the model as at the first start", file=checkpoints.shown(self.run.folder))
-
-    def load(self, checkpoint):
-        """The trainer's _load_optimizer_and_scheduler, then the settings of this start over those of the file."""
-        optimizer, scheduler = self.trainer.optimizer, self.trainer.lr_scheduler
-        fresh = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        rates = getattr(scheduler, "base_lrs", None)
-        self.original["_load_optimizer_and_scheduler"](checkpoint)
-        if checkpoint is None or not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-            return
-        scheduler.base_lrs = rates
-        factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
-        scheduler._last_lr = [rate * factor for rate, factor in zip(rates, factors, strict=True)]
-        for group, settings, rate in zip(optimizer.param_groups, fresh, scheduler._last_lr, strict=True):
-            group.update(settings, lr=rate)
+        """Return the bytes of the next save: weights and the optimizer's two moments."""
+        sizes = [p.numel() * p.element_size() * (3 if p.requires_grad else 1)
+                 for p in self.trainer.model.parameters()]
+        return checkpoints.MARGIN + sum(sizes)
 
 
-def save_model(trainer, folder):
-    """save_model of the trainer without the pickle of its arguments."""
-    logging.disable_progress_bar()  # a bar over the shards at each save
-    trainer.save_model(str(folder), _internal_call=True)
-    (folder / "training_args.bin").unlink(missing_ok=True)
-    distributed.describe(trainer, folder)
+def reporters(names) -> list:
+    """Return `report_to` as a list, without wandb where it is not installed."""
+    names = [name.strip() for name in names.split(",")]
+    if "wandb" in names and importlib.util.find_spec("wandb") is None:
+        print("W&B is not installed, so this run writes metrics.jsonl only; `pip install wandb` "
+              "adds it.")
+        names.remove("wandb")
+    return names or ["none"]
+
+
+@contextlib.contextmanager
+def wandb_run(folder, params):
+    """Open one W&B run in the run's folder; offline without an account or an answer."""
+    import wandb
+
+    patience = {"init_timeout": WANDB_SECONDS, "finish_timeout": WANDB_SECONDS}
+    options = {"project": os.environ.get("WANDB_PROJECT", "course-kit"), "name": folder.name,
+               "dir": str(folder), "config": params,
+               "settings": wandb.Settings(silent=True, **patience)}
+    try:
+        has_account = wandb.login(prompt=False, verify=False)
+        open_run = wandb.init(**options, mode=None if has_account else "offline")
+    except wandb.Error as error:
+        reason = str(error).splitlines()[0]
+        print(f"W&B cannot be reached ({reason}), so this run goes on offline.")
+        open_run = wandb.init(**options, mode="offline")
+    with open_run:
+        yield
+    if open_run.offline:
+        place = os.path.relpath(os.path.dirname(open_run.dir), folder.parent)
+        print(f"W&B wrote an offline run; `wandb sync {place}` in the folder of the runs "
+              "uploads it.")

@@ -1,234 +1,252 @@
-"""What a row of each kind must look like, and which prompts two sets of rows share."""
+"""Check what a row of each kind must look like, and find prompts that two sets of rows share."""
 
+import json
+import re
 import unicodedata
+from collections import Counter
+from itertools import count
 from typing import NamedTuple
 
 ROLES = ("system", "user", "assistant")
-FIELDS = {
-    "completion": (("prompt", "completion"), ("text",)),
-    "chat": (("messages",),),
-    "preferences": (("prompt", "chosen", "rejected"),),
+KINDS = ("completion", "chat", "preferences")
+FORMS = (("completion", ("prompt", "completion")), ("completion", ("text",)),
+         ("chat", ("messages",)), ("preferences", ("prompt", "chosen", "rejected")))
+NO_TOOLS = "tool calls are not supported"
+SHARE_GPT = ("rename conversations, from, value, human and gpt to messages, role, content, user "
+             "and assistant")
+HINTS = {  # what to do about the fields of other formats
+    "tools": NO_TOOLS,
+    "tool_calls": NO_TOOLS,
+    "conversations": SHARE_GPT,
+    "from": SHARE_GPT,
+    "instruction": "put instruction and input into prompt, and rename output to completion",
 }
-WIDTH = 60  # characters of a value shown in a message
+SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_ROW = 16_000_000  # bytes; a longer row would take minutes to encode
+WIDTH = 60  # characters of a value in a message
 
 
 def named(names) -> str:
-    """Names in one readable line, whatever characters they are made of."""
-    shown = ", ".join(n if isinstance(n, str) and n.isprintable() else repr(n) for n in names)
-    return shown if len(shown) <= 3 * WIDTH else shown[:3 * WIDTH] + "..."
+    """Return names in one readable line, and what to do about names of other formats."""
+    text = ", ".join(n if isinstance(n, str) and n.isprintable() else repr(n) for n in names)
+    hint = next((f" ({HINTS[name]})" for name in HINTS if name in names), "")
+    return (text if len(text) <= 3 * WIDTH else text[:3 * WIDTH] + "...") + hint
 
 
-def shown(value) -> str:
-    """A value in a few words."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
+def describe(value) -> str:
+    """Return a value in a few words."""
+    if isinstance(value, str):
+        return repr(value[:WIDTH]) + ("..." if len(value) > WIDTH else "")
+    if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return f"an object with {named(value) or 'no fields'}"
-    if isinstance(value, (int, float)):
-        return f"the number {value}"[:WIDTH]
-    if isinstance(value, str):
-        return repr(value[:WIDTH]) + ("..." if len(value) > WIDTH else "")
-    return f"a value of type {type(value).__name__}"
+    word = "" if value is None or isinstance(value, bool) else "the number "
+    return word + json.dumps(value)[:WIDTH]
 
 
-def wanted(kind) -> str:
-    """The columns of a kind, or of all kinds, as said in messages."""
-    kinds = FIELDS if kind == "auto" else [kind]
-    return " or ".join(named(fields) for name in kinds for fields in FIELDS[name])
+def columns_of(row, kind="auto", extra=False):
+    """Return (kind, columns) of a row, or None.
+
+    extra: other columns may be there too, but no tools, which would be lost silently.
+    """
+    columns = set(row)
+    extra = extra and not columns & {"tools", "tool_calls"}
+    for name, fields in FORMS:
+        other = columns - set(fields)
+        if kind in ("auto", name) and columns >= set(fields) and (extra or not other):
+            return name, fields
+    return None
 
 
-def kind_of(columns):
-    """The kind whose columns these are exactly, or None."""
-    return next((kind for kind, forms in FIELDS.items()
-                 if any(set(columns) == set(fields) for fields in forms)), None)
-
-
-def form_of(row) -> str:
-    """What must be the same in all rows of a file: the columns, and text or messages."""
-    as_messages = isinstance(row.get("prompt"), list)
-    return named(sorted(row)) + (" as messages" if as_messages else "")
-
-
-def column_fault(columns, kind, ignore=()):
-    """None, or (None, expected, came) for columns that are not exactly those of the kind."""
-    columns = [name for name in columns if name not in ignore]
-    if len(set(columns)) != len(columns):
-        return None, "each column once", f"the columns {named(columns)}"
-    if kind_of(columns) in ([kind] if kind != "auto" else FIELDS):
-        return None
-    hint = " (tool calls are not supported)" if {"tools", "tool_calls"} & set(columns) else ""
-    return None, f"exactly {wanted(kind)}", f"the columns {named(columns) or 'none'}{hint}"
-
-
-def faults(row, kind, allow_last_user=False) -> list:
-    """All defects of a row as (field, expected, came); [] for a row that can be trained on."""
+def column_fault(row, kind, extra=False):
+    """Return None, or (None, expected, got) for a row whose columns are not those of the kind."""
     if not isinstance(row, dict):
-        return [(None, "an object", shown(row))]
-    if fault := column_fault(row, kind):
-        return [fault]
+        return None, "an object", describe(row)
+    if columns_of(row, kind, extra):
+        return None
+    forms = " or ".join(named(fields) for name, fields in FORMS if kind in ("auto", name))
+    return (None, f"{'at least' if extra else 'exactly'} {forms}",
+            f"the columns {named(row) or 'none'}")
+
+
+def distinct(pairs):
+    """Return a dict of JSON fields; refuse a field that is there twice, as the last would win."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the field {named([twice])} twice")
+    return fields
+
+
+def parse(content):
+    """Return (value, None) of JSON in UTF-8, or (None, [fault])."""
+    if len(content) > MAX_ROW:
+        size = f"{len(content) / 1e6:.1f} MB"
+        return None, [(None, f"a row of at most {MAX_ROW / 1e6:.0f} MB", size)]
+    try:
+        return json.loads(content.decode().rstrip("\r\n"), object_pairs_hook=distinct), None
+    except UnicodeDecodeError as error:
+        before = content[:error.start].decode()[-20:]
+        return None, [(None, "UTF-8", f"the byte 0x{content[error.start]:02x} after {before!r}")]
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at character {error.pos + 1}"
+    except (ValueError, RecursionError) as error:  # also an integer of over 4,300 digits
+        reason = str(error).split(":")[0]
+    return None, [(None, "JSON", reason)]
+
+
+def faults(row, kind) -> list:
+    """Return all defects of a row with good columns as (field, expected, got)."""
     if kind == "chat":
-        return list(turn_faults(row["messages"], "messages", "user", allow_last_user))
+        return list(turn_faults(row["messages"], "messages", "user", "assistant"))
     if kind == "completion":
         return [fault for name in row for fault in text_faults(row[name], name)]
-    return list(pair_faults(row))
+    return pair_faults(row)
 
 
 def pair_faults(row):
-    """Defects of a preference row: three texts, or three lists of messages."""
-    kind_of_prompt = list if isinstance(row["prompt"], list) else str
-    word = "a list of messages" if kind_of_prompt is list else "text"
-    clean = True
-    for name in FIELDS["preferences"][0]:
-        if kind_of_prompt is list and isinstance(row[name], list):
-            found = list(turn_faults(row[name], name, "user" if name == "prompt" else "assistant",
-                                     last="user" if name == "prompt" else "assistant"))
-            if name != "prompt" and not found and len(row[name]) > 1:  # DPO would train the user's turns too
-                found = [(name, "one message", shown(row[name]))]
-        elif kind_of_prompt is list or (name != "prompt" and isinstance(row[name], list)):
-            found = [(name, f"{word} as in prompt", shown(row[name]))]
+    """Return defects of a preference row: three texts, or three lists of messages."""
+    as_messages, defects = isinstance(row["prompt"], list), []
+    for name in ("prompt", "chosen", "rejected"):
+        role = "user" if name == "prompt" else "assistant"
+        if as_messages != isinstance(row[name], list):
+            word = "a list of messages" if as_messages else "text"
+            defects.append((name, f"{word} as in prompt", describe(row[name])))
+        elif not as_messages:
+            defects += text_faults(row[name], name)
+        elif role == "assistant" and len(row[name]) != 1:  # DPO would train the user's turns too
+            defects.append((name, "one message", describe(row[name])))
         else:
-            found = list(text_faults(row[name], name))
-        clean = clean and not found
-        yield from found
-    if clean and row["chosen"] == row["rejected"]:
-        yield "rejected", "an answer that differs from chosen", "the same answer"
+            defects += turn_faults(row[name], name, role, role)
+    if not defects and visible(row["chosen"]) == visible(row["rejected"]):
+        defects.append(("rejected", "an answer that differs from chosen",
+                        "the same answer (up to white space at its end and Unicode form)"))
+    return defects
+
+
+def visible(answer) -> str:
+    """Return the text of an answer without white space at its end, in the Unicode form NFC."""
+    return unicodedata.normalize("NFC", texts(answer)[0]).rstrip()
 
 
 def text_faults(text, field):
-    """Defects of one text: not text, nothing but white space, half of a surrogate pair."""
+    """Yield defects of one text: not text, only white space, half of a surrogate pair."""
     if not isinstance(text, str):
-        yield field, "text", shown(text)
+        hint = " (write it as text with json.dumps)" if isinstance(text, dict) else ""
+        yield field, "text", describe(text) + hint
     elif not text.strip():
-        yield field, "text that is not empty", shown(text)
-    elif not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            yield (field, "valid Unicode",
-                   f"the lone surrogate {text[error.start]!a} at character {error.start + 1}")
+        yield field, "text that is not empty", describe(text)
+    elif not text.isascii() and (lone := SURROGATE.search(text)):
+        yield field, "valid Unicode", f"the lone surrogate {lone[0]!a}"
 
 
-def turn_faults(messages, field, first, allow_last_user=False, last="assistant"):
-    """Defects of a list of messages: system (first only), then user and assistant in turn."""
+def turn_faults(messages, field, first, last):
+    """Yield defects of a list of messages: system (first only), then user and assistant in turn."""
     if not isinstance(messages, list) or not messages:
-        yield field, "a list of messages", "an empty list" if messages == [] else shown(messages)
+        yield field, "a list of messages", describe(messages)
         return
-    due, role = {first} | ({"system"} if first == "user" else set()), None
+    due, role = first, None
     for number, message in enumerate(messages):
-        where = f"{field}[{number}]"
+        place = f"{field}[{number}]"
         if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            yield where, "an object with exactly role and content", shown(message)
-            due, role = set(ROLES), None
+            yield place, "an object with exactly role and content", describe(message)
+            due = role = None
             continue
-        role = message["role"]
+        role, system = message["role"], number == 0 and first == "user"
         if role not in ROLES:
-            yield f"{where}.role", "system, user or assistant", shown(role)
-            due = set(ROLES)
+            yield f"{place}.role", "system, user or assistant", describe(role)
+            due = None
         else:
-            if role not in due:
-                yield f"{where}.role", " or ".join(r for r in ROLES if r in due), shown(role)
-            if role != "system" or number == 0:
-                due = {"assistant"} if role == "user" else {"user"}
-        yield from text_faults(message["content"], f"{where}.content")
-    if role in ROLES and role != last and not (allow_last_user and role == "user"):
-        yield f"{where}.role", f"{last} in the last message", shown(role)
+            if due and role != due and not (role == "system" and system):
+                yield f"{place}.role", "system or user" if system else due, describe(role)
+            due = {"user": "assistant", "assistant": "user", "system": due}[role]
+        yield from text_faults(message["content"], f"{place}.content")
+    if role in ROLES and role != last:
+        yield f"{place}.role", f"{last} in the last message", describe(role)
 
 
-def characters(row) -> int:
-    """Characters of all texts of a row."""
-    if isinstance(row, dict):
-        return sum(characters(value) for name, value in row.items() if name != "role")
-    return len(row) if isinstance(row, str) else sum(map(characters, row))
+def texts(value) -> list:
+    """Return the texts of a checked row, without roles: they follow from the order."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict) and "role" in value:
+        return [value["content"]]
+    parts = value.values() if isinstance(value, dict) else value
+    return [text for part in parts for text in texts(part)]
 
 
-class Leak(NamedTuple):
-    """A prompt of the evaluation rows that training rows hold too; lines are those of the files."""
-
-    evaluation_line: int
-    train_line: int
-    prompt: str
-    exact: bool  # False: equal only after case, white space and Unicode form are levelled
+def levelled(parts) -> tuple:
+    """Return texts with case, white space and Unicode form (NFKC) made the same."""
+    return tuple(map(level, parts))
 
 
-class Duplicate(NamedTuple):
-    """A row that an earlier one equals, by the lines of both."""
-
-    line: int
-    first: int
-    exact: bool  # False: equal only after case, white space and Unicode form are levelled
-
-
-def alike(exact) -> str:
-    """How two texts are the same, as said after "equals"."""
-    return "" if exact else " but for case, space or Unicode form"
-
-
-def levelled(text) -> str:
-    """NFKC, case folded, white space runs as one space: texts a reader takes for the same."""
+def level(text) -> str:
     if text.isascii():  # the same in a fraction of the time
         return " ".join(text.lower().split())
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
-def levelled_row(value):
-    """A row, or a part of one, with every text levelled."""
-    if isinstance(value, str):
-        return levelled(value)
-    if isinstance(value, dict):
-        return {name: levelled_row(part) for name, part in value.items()}
-    return [levelled_row(part) for part in value]
+class Duplicate(NamedTuple):
+    """A row that equals an earlier one, by the lines of both."""
+
+    line: int
+    first: int
+    exact: bool  # False: equal only after case, white space and Unicode form are levelled
+
+    def __str__(self):
+        return f"line {self.line} equals line {self.first}{up_to(self.exact)}"
+
+
+class Leak(NamedTuple):
+    """A training row with the prompt of a test row; the lines are those of the files."""
+
+    line: int
+    test_line: int
+    prompt: str
+    exact: bool  # False: equal only after case, white space and Unicode form are levelled
+
+    def __str__(self):
+        return f"line {self.line} has {self.match()}"
+
+    def match(self):
+        test = f"the prompt of test row {self.test_line}{up_to(self.exact)}"
+        return f"{describe(self.prompt)}, {test}"
+
+
+def up_to(exact) -> str:
+    return "" if exact else " up to case, space and Unicode form"
 
 
 def prompts_of(row) -> list:
-    """What the model is asked in a row, shortest first: the user turns up to each answer.
+    """Return the user turns up to each answer of a row, shortest first.
 
-    System messages and answers are left out, so another system prompt does not hide a leak.
+    System messages and answers are left out, so another system message does not hide a leak.
+    `row`: a row of any kind, or an object with `.messages`.
     """
-    asked = row.get("messages", row.get("prompt", row.get("text")))
-    if isinstance(asked, str):
-        return [(asked,)]
-    turns = [message["content"] for message in asked if message["role"] == "user"]
+    row = row if isinstance(row, dict) else {"messages": row.messages}
+    prompt = row.get("messages", row.get("prompt", row.get("text")))
+    if isinstance(prompt, str):
+        return [(prompt,)]
+    turns = [message["content"] for message in prompt if message["role"] == "user"]
     return [tuple(turns[:n]) for n in range(1, len(turns) + 1)]
 
 
-def leakage(train, evaluation) -> list:
-    """Leaks of evaluation prompts into training rows, in order of the evaluation rows.
+def leakage(rows, questions) -> dict:
+    """Return {index of a training row: Leak} of the rows that hold a prompt of the test rows.
 
-    An evaluation row counts by its whole prompt, a training row by the prompt of each answer.
-    Both are Records or lists of rows.
+    A test row counts by its whole prompt, a training row by the prompt of each of its answers.
+    Both are Records or lists; `questions` may also hold objects with `.messages`.
     """
-    found = {}
-    for i, leak in shared_prompts(train, evaluation):
-        if i not in found or (leak.exact and not found[i].exact):
-            found[i] = leak
-    return [found[i] for i in sorted(found)]
-
-
-def shared_prompts(train, evaluation):
-    """(index of the evaluation row, Leak) of every prompt that a training row shares with one."""
-    def place(rows, i):
-        return rows.line(i) if hasattr(rows, "line") else i + 1
-
-    asked = {}
-    for i, row in enumerate(evaluation):
-        prompt = prompts_of(row)[-1]
-        asked.setdefault(tuple(map(levelled, prompt)), []).append((i, prompt))
-    for j, row in enumerate(train):
+    tests, leaks = {}, {}
+    for line, question in zip(getattr(questions, "lines", count(1)), questions):
+        prompt = prompts_of(question)[-1]
+        tests.setdefault(levelled(prompt), {}).setdefault(prompt, line)
+    for i, (line, row) in enumerate(zip(getattr(rows, "lines", count(1)), rows)):
         for prompt in prompts_of(row):
-            for i, original in asked.get(tuple(map(levelled, prompt)), ()):
-                yield i, Leak(place(evaluation, i), place(train, j), "\n".join(original),
-                              prompt == original)
-
-
-def leaked_rows(train, evaluation) -> dict:
-    """{index of a training row: its fault} of the rows that hold a prompt of the evaluation rows."""
-    lines = {line: i for i, line in enumerate(train.lines)}
-    faults = {}
-    for _, leak in shared_prompts(train, evaluation):
-        faults.setdefault(lines[leak.train_line], (
-            None, "no prompt of the evaluation rows",
-            f"{shown(leak.prompt)}{alike(leak.exact)} of evaluation row {leak.evaluation_line}"))
-    return faults
+            if same := tests.get(levelled(prompt)):
+                test_line = same.get(prompt, next(iter(same.values())))
+                leak = Leak(line, test_line, "\n".join(prompt), prompt in same)
+                leaks[i] = leak if leak.exact else leaks.get(i, leak)
+    return leaks

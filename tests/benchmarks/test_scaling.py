@@ -11,11 +11,11 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 spec = importlib.util.spec_from_file_location("scaling", FOLDER / "scaling.py")
 scaling = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(scaling)
-RECORD, FIRST, H200 = (json.loads((FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
-                       for name in ("scaling", "scaling_first", "scaling_h200"))
-FOUND, EARLIER, LATER = ({(row["job"], *row["arguments"]): row["result"] for row in record["results"] if "result" in row}
-                         for record in (RECORD, FIRST, H200))
-ROW = next(line for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines() if "`scaling.py`" in line)
+RECORD = json.loads((FOLDER / "results" / "scaling.json").read_text(encoding="utf-8"))
+FOUND = {
+    (row["job"], *row["arguments"]): row["result"] for row in RECORD["results"] if "result" in row
+}
+TEXT = (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 def losses(*job, found=FOUND):
@@ -23,59 +23,53 @@ def losses(*job, found=FOUND):
 
 
 @pytest.mark.parametrize("script", ["sft_chat", "dpo"])
-def test_two_gpus_under_ddp_lost_nothing_on_one(script):
+def test_two_gpus_under_ddp_have_the_losses_of_one(script):
     """To the last bit, when one GPU takes the same 16 rows at once; 32 at once change its own kernels' sums."""
     assert losses("losses", script, "ddp", 2, 16) == losses("losses", script, "ddp", 1, 16)
-    other = scaling.apart(losses("losses", script, "ddp", 1, 32), losses("losses", script, "ddp", 1, 16))
-    assert 0 < other < 0.01 and (script == "sft_chat" or f"One GPU is {other:.4f} from itself in DPO" in ROW)
+    other = scaling.apart(
+        losses("losses", script, "ddp", 1, 32), losses("losses", script, "ddp", 1, 16)
+    )
+    assert 0 < other < 0.01 and (
+        script == "sft_chat" or f"is {other:.4f} nats from itself in DPO" in TEXT
+    )
     assert len(losses("losses", script, "ddp", 2, 16)) == scaling.LOSS_STEPS
 
 
-def test_the_kernel_forked_to_two_gpus_trained_the_same():
-    assert losses("kernel", 2, found=EARLIER) == losses("losses", "sft_chat", "ddp", 1, 16, found=EARLIER)
-    assert EARLIER["kernel", 2]["by"].startswith("ipykernel")
-
-
 def test_fsdp2_is_as_near_as_its_rounded_weights_allow():
-    sft, dpo = (scaling.apart(losses("losses", script, "fsdp2", 2, 16), losses("losses", script, "ddp", 1, 16))
-                for script in ("sft_chat", "dpo"))
-    assert sft < 0.01 < dpo and "the latter over our limit of 0.01" in ROW
-    assert f"FSDP2 they are within {sft:.4f} nats (`sft_chat`) and {dpo:.4f} (`dpo`)" in ROW
+    sft, dpo = (
+        scaling.apart(
+            losses("losses", script, "fsdp2", 2, 16), losses("losses", script, "ddp", 1, 16)
+        )
+        for script in ("sft_chat", "dpo")
+    )
+    assert sft < 0.01 < dpo and "over the limit of 0.01" in TEXT
+    assert f"FSDP2: within {sft:.4f} nats (SFT) and {dpo:.4f} nats (DPO" in TEXT
 
 
-def test_tokens_a_second_are_those_of_the_timed_epoch():
+def test_tokens_per_second_are_those_of_the_timed_epoch():
     timed = [result for key, result in FOUND.items() if key[0] == "speed"]
     assert len(timed) == 6
     for result in timed:
-        assert result["tokens_per_s"] == pytest.approx(result["tokens"] / (scaling.BATCHES * result["s_a_step"]))
+        assert result["tokens_per_s"] == pytest.approx(
+            result["tokens"] / (scaling.BATCHES * result["s_a_step"])
+        )
 
 
-@pytest.mark.parametrize(("found", "record"), [(FOUND, RECORD), (LATER, H200)])
-def test_the_words_say_what_the_rows_say(found, record):
-    told, rates = [], {key[1:]: result["tokens_per_s"] for key, result in found.items() if key[0] == "speed"}
+def test_the_words_say_what_the_rows_say():
+    rates = {key[1:]: result["tokens_per_s"] for key, result in FOUND.items() if key[0] == "speed"}
     for strategy, name in (("ddp", "DDP"), ("fsdp2", "FSDP2")):
-        shares = [rates[shape, strategy, 2] / rates[shape, "ddp", 1] / 2 for shape in ("0.6B", "1.7B")]
-        told.append(f"{shares[0]:.0%} (0.6B) and {shares[1]:.0%} (1.7B) under {name}")
-    assert f"{told[0]}, {told[1]}" in ROW and record["machine"]["date"] in ROW
-    assert f"ended after {EARLIER['kill', 2]['ended_after_s']:.0f} s" in ROW
+        shares = [
+            rates[shape, strategy, 2] / rates[shape, "ddp", 1] / 2 for shape in ("0.6B", "1.7B")
+        ]
+        assert f"{shares[0]:.0%} (0.6B) and {shares[1]:.0%} (1.7B) under {name}" in TEXT
+    assert RECORD["machine"]["date"] in TEXT
 
 
-def test_an_8b_step_under_fsdp2_takes_what_was_planned():
-    step, plain = FOUND["memory", "8B checkpointed", "fsdp2", 2], FOUND["memory", "8B", "fsdp2", 2]
-    for told, limit, words in ((step, 0.01, "{:.1f} GB with checkpointing (planned {:.1f})"),
-                               (plain, 0.1, "at {:.1f} without (planned {:.1f})")):
-        assert told["planned_gb"] == pytest.approx(told["peak_gb"], rel=limit) and told["parameters"] > 8e9
-        assert words.format(told["peak_gb"], told["planned_gb"]) in ROW
-
-
-def test_the_table_shows_the_efficiency_and_what_failed(capsys):
+def test_the_table_shows_the_efficiency(capsys):
     scaling.table(RECORD["results"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(RECORD["results"])
     assert "efficiency 94.7%" in next(line for line in lines if line.startswith("speed 0.6B ddp 2"))
-    scaling.table(FIRST["results"])
-    lines = capsys.readouterr().out.splitlines()
-    assert "FAILED: SettingsError: preflight" in next(line for line in lines if line.startswith("losses dpo fsdp2 2"))
 
 
 def options(gpus, only=scaling.KINDS):
@@ -91,15 +85,23 @@ def test_jobs_at_once_never_share_a_timed_gpu():
     for wave in {job[-1] for job in jobs if job[0] in ("speed", "memory")}:
         cards = [job[3] for job in jobs if job[-1] == wave]
         assert len(cards) == 1 or None not in cards and len(set(cards)) == len(cards)
-    assert {tuple(job[2][1:]) for job in jobs if job[0] == "speed"} == {("ddp", 1), *(
-        (strategy, n) for strategy in ("ddp", "fsdp2") for n in (2, 4, 8))}
+    assert {tuple(job[2][1:]) for job in jobs if job[0] == "speed"} == {
+        ("ddp", 1),
+        *((strategy, n) for strategy in ("ddp", "fsdp2") for n in (2, 4, 8)),
+    }
 
 
 def test_a_second_call_does_what_is_missing():
     jobs = scaling.jobs(options([1, 2], ["speed", "kill"]))
-    done = [{"job": "kill", "arguments": [2], "result": {}},
-            {"job": "speed", "arguments": ["0.6B", "ddp", 2], "result": {}},
-            {"job": "speed", "arguments": ["1.7B", "ddp", 2], "error": "out of memory"},
-            {"job": "speed", "arguments": ["0.6B", "ddp", 1], "result": {}}]
+    done = [
+        {"job": "kill", "arguments": [2], "result": {}},
+        {"job": "speed", "arguments": ["0.6B", "ddp", 2], "result": {}},
+        {"job": "speed", "arguments": ["1.7B", "ddp", 2], "error": "out of memory"},
+        {"job": "speed", "arguments": ["0.6B", "ddp", 1], "result": {}},
+    ]
     left = [(kind, arguments) for kind, _, arguments, _, _ in scaling.wanted(jobs, done)]
-    assert left == [("speed", ["1.7B", "ddp", 1]), ("speed", ["1.7B", "ddp", 2]), ("speed", ["0.6B,1.7B", "fsdp2", 2])]
+    assert left == [
+        ("speed", ["1.7B", "ddp", 1]),
+        ("speed", ["1.7B", "ddp", 2]),
+        ("speed", ["0.6B,1.7B", "fsdp2", 2]),
+    ]

@@ -22,11 +22,12 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from kit import runs
-from kit.errors import exit_code
+from kit.engine import checkpoints, recorder
+from kit.errors import exits
 
 VOCABULARY = 200
 disable_progress_bars()
@@ -34,6 +35,7 @@ disable_progress_bars()
 
 @dataclass
 class Params:
+    run: str = "a"
     kind: str = "sft"
     learning_rate: float = 1e-2
     max_steps: int = 6
@@ -46,6 +48,9 @@ class Params:
     sampling: str = "random"
     seed: int = 3
     hidden: int = 32
+    eval_steps: int = 0
+    keep: str = "last"
+    report_to: str = "none"
     rows: int = 18  # 9 batches of 2 an epoch: with accumulation 2, step 5 ends an epoch with one batch
 
 
@@ -81,7 +86,7 @@ def rows(kind, count):
 
 
 def trainer(run, params, **extra):
-    settings = dict(use_cpu=True, bf16=False, gradient_checkpointing=False, learning_rate=params.learning_rate,
+    settings = dict(use_cpu=True, bf16=False, activation_checkpointing=False, learning_rate=params.learning_rate,
                     per_device_train_batch_size=2, gradient_accumulation_steps=params.accumulation,
                     max_steps=params.max_steps, dataloader_num_workers=params.workers,
                     train_sampling_strategy=params.sampling, lr_scheduler_type="cosine",
@@ -114,16 +119,51 @@ def interrupt(step, number=signal.SIGTERM):
     return [At(step, lambda model: os.kill(os.getpid(), number))]
 
 
-def train(name="a", *, allow=(), callbacks=(), extra=None, **fields):
-    """One start and one train, as a lesson's cell does it; returns the run."""
-    params = Params(**fields)
-    run = runs.start(name, params, allow=allow)
+def train(name="a", *, callbacks=(), extra=None, validate=None, **fields):
+    """Start and train once, as a lesson's cell does it; return the run."""
+    params = Params(run=name, **fields)
+    run = runs.start(params)
     built = trainer(run, params, **(extra or {}))
     for callback in callbacks:
         built.add_callback(callback)
     first = math.log(2) if params.kind == "dpo" and not params.dropout else None
-    run.train(built, tokenizer(), first_loss=first)
+    run.train(built, tokenizer(), first_loss=first, validate=validate)
     return run
+
+
+def away(model):
+    """A stand-in for a validation loss that has its minimum inside a run: how far one weight is from a value."""
+    with torch.no_grad():
+        return (next(model.parameters()).float().pow(2).mean() - 4.3e-4).abs().item()
+
+
+def die(fault):
+    """Let this process be killed inside a save, at `point@step` (of the folder that is written or removed)."""
+    point, _, step = fault.partition("@")
+    owner, name, after = {"model": (Trainer, "save_model", True), "state": (Trainer, "_save_rng_state", True),
+                          "unsealed": (checkpoints, "seal", False), "sealed": (checkpoints, "seal", True),
+                          "discard": (checkpoints.shutil, "rmtree", False)}[point]
+    plain = getattr(owner, name)
+
+    def patched(*args, **options):
+        at = args[0].state.global_step if owner is Trainer else checkpoints.step_of(args[0])
+        if at != int(step):
+            return plain(*args, **options)
+        if after:
+            plain(*args, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, patched)
+
+
+def code_of(function):
+    """Return the exit code of a script that does this."""
+    try:
+        with exits():
+            function()
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 @contextlib.contextmanager
@@ -158,12 +198,12 @@ class Forks:
                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | {
                                            "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"})
 
-    def train(self, root, fault=None, kill_after=None, **fields):
+    def train(self, root, fault=None, kill_after=None, env=None, **fields):
         """(exit status, what it printed); a process killed by signal N gives -N."""
         log = Path(root).parent / "log"
         log.unlink(missing_ok=True)
-        env = {"KIT_RUNS": str(root)} | ({"KIT_FAULT": fault} if fault else {})
-        job = {"env": env, "log": str(log), "kill_after": kill_after, "fields": fields}
+        job = {"root": str(root), "log": str(log), "kill_after": kill_after, "fault": fault, "fields": fields,
+               "env": env or {}}
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline()), log.read_text() if log.exists() else ""
@@ -191,13 +231,16 @@ def serve():
         job = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            os.environ.update(job["env"])
+            os.environ.update(job["env"], KIT_RUNS=job["root"])
             log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
             code = 1
             try:
-                code = exit_code(lambda: train(**job["fields"]))
+                recorder.WANDB_SECONDS = int(os.environ.get("TINY_WANDB_SECONDS", recorder.WANDB_SECONDS))
+                if job["fault"]:
+                    die(job["fault"])
+                code = code_of(lambda: train(**job["fields"]))
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -213,4 +256,6 @@ if __name__ == "__main__":
         serve()
     else:
         stop = interrupt(int(sys.argv[2])) if sys.argv[2:] and os.environ.get("RANK") == "1" else ()
-        sys.exit(exit_code(lambda: train(callbacks=stop, **json.loads(sys.argv[1]))))
+        if "TINY_FAULT" in os.environ:
+            die(os.environ["TINY_FAULT"])
+        sys.exit(code_of(lambda: train(callbacks=stop, **json.loads(sys.argv[1]))))

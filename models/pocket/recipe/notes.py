@@ -5,7 +5,7 @@ A share of them, `course`, is in the phrases of the course's training rows (rows
 `documents(seed, course)` is the whole interface. The numbers are computed, so each note is true. No cron is written:
 parts are listed with their names ("minute 30, hour 6, any date, month 3, weekdays 1 and 4"), and Sunday is weekday 0.
 
-    python models/pocket/notes.py 5     prints five documents
+    python models/pocket/recipe/notes.py 5     prints five documents
 """
 
 import random

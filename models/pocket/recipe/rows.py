@@ -13,7 +13,7 @@ from pathlib import Path
 from cronsim import CronSim
 from plans import Plan
 
-SAMPLES = Path(__file__).resolve().parents[3] / "data_samples"
+GENERATOR = Path(__file__).resolve().parents[3] / "data_samples" / "generator"
 FULL = (60, 24, 31, 12, 7)
 NO_LINE = {
     "cannot": ("No single plan can say that.", "That cannot be one plan.", "One plan is not enough for that."),
@@ -22,10 +22,10 @@ NO_LINE = {
 
 
 def samples():
-    """`data_samples/make.py`, under a name that is not `make`, the recipe's own file."""
+    """Return data_samples/generator/make.py as a module; `make` is the name of the recipe's own."""
     if "course_rows" not in sys.modules:
-        sys.path += [str(SAMPLES), str(SAMPLES.parent)]
-        spec = importlib.util.spec_from_file_location("course_rows", SAMPLES / "make.py")
+        sys.path.append(str(GENERATOR))  # make.py imports its neighbours
+        spec = importlib.util.spec_from_file_location("course_rows", GENERATOR / "make.py")
         sys.modules["course_rows"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["course_rows"])
     return sys.modules["course_rows"]

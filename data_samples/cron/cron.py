@@ -1,15 +1,15 @@
-"""The example task: plain English to five-field cron, judged by firing times.
+"""The task of the course: plain English to one line of five-field cron, judged by firing times.
 
-The only module that knows cron. The judge is cronsim: two lines are equal when they fire at
-the same minutes, never when their texts match. Extensions that five-field cron does not have
-(`L`, `#`, `W`, a seconds field) are not valid here, although cronsim reads some of them.
+The judge is cronsim: two lines are equal when they fire at the same minutes, never when their
+texts match. Extensions that five-field cron does not have (`L`, `#`, `W`, a seconds field) are
+not valid here, although cronsim reads some of them. A question, a refusal and a decline are
+judged by their kind.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from itertools import product
@@ -18,10 +18,13 @@ from cronsim import CronSim, CronSimError
 
 from kit.errors import DataError
 
-SYSTEM = "Cron."
-KINDS = ("translate", "edit", "ask", "cannot", "decline")
-# The line of the scoreboard that a kind counts for.
-GROUPS = {"translate": "test split", "edit": "edits", **dict.fromkeys(KINDS[2:], "right kind")}
+system = "Write a cron line."
+train = "chat.jsonl"
+completions = "completion.jsonl"
+test = ["test.jsonl", "by_hand.jsonl"]
+validation = "validation.jsonl"
+pairs = "preferences.jsonl"
+max_new_tokens = 48
 
 # Two years and two months, with 29 February 2028 inside.
 FIRST_DAY, LAST_DAY = date(2027, 1, 1), date(2029, 2, 28)
@@ -32,24 +35,10 @@ _FIELD = re.compile(rf"{_ITEM}(?:,{_ITEM})*", re.IGNORECASE)
 _ASTERISK_LIMITS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the judge says of one reply.
-
-    kind: the kind of the reply, one of "cron", "ask", "cannot", "decline", "other".
-    valid: the reply holds exactly one valid cron line (never true when another kind is expected).
-    correct: the line fires at the right minutes, or the reply is of the expected other kind.
-    """
-
-    kind: str
-    valid: bool
-    correct: bool
-
-
 def find_cron(text: str) -> str | None:
     """Return the one five-field line in `text`: bare, in backticks or inside a sentence.
 
-    The line looks like cron but may be out of range; ask `is_valid`. Two different lines, or
+    The line looks like cron but may be out of range: `is_valid` checks that. Two different lines, or
     six fields in a row, give None.
     """
     runs: list[list[str]] = [[]]
@@ -61,8 +50,8 @@ def find_cron(text: str) -> str | None:
             runs[-1].append(field)
             if not word.endswith(field):
                 runs.append([])
-    found = {" ".join(run) for run in runs if len(run) >= 5}
-    line = found.pop() if len(found) == 1 else ""
+    lines = {" ".join(run) for run in runs if len(run) >= 5}
+    line = lines.pop() if len(lines) == 1 else ""
     return line if len(line.split()) == 5 else None
 
 
@@ -86,7 +75,7 @@ def _parsed(cron: str) -> CronSim:
     parsed = _parse(cron)
     if parsed is None:
         raise DataError(
-            f"expected five cron fields like '30 9 * * 1-5', got {cron!r}: check the line."
+            f"expected five cron fields like '30 9 * * 1-5', got {cron!r}; correct the line"
         )
     return parsed
 
@@ -186,11 +175,11 @@ def canonical(cron: str) -> str:
     return " ".join(cron.upper().split())
 
 
-def reply_kind(text: str) -> str:
-    """Return "cron", "ask", "cannot", "decline" or "other" for a model's reply."""
-    if find_cron(text) is not None:
+def kind(reply: str) -> str:
+    """Return "cron", "ask", "cannot", "decline" or "other": what a reply is."""
+    if find_cron(reply) is not None:
         return "cron"
-    words = text.casefold().replace("’", "'")
+    words = reply.casefold().replace("’", "'")
     if re.search(r"[*0-9/,-]+ +[*0-9/,-]+ +[*0-9/,-]+", words):
         return "other"
     if re.search(r"\b(?:cannot|can't|can not|no cron line)\b", words):
@@ -200,36 +189,32 @@ def reply_kind(text: str) -> str:
     return "ask" if words.rstrip().endswith("?") else "other"
 
 
-def facts(gold: str) -> dict:
-    """Return what `judge` must know, {"kind", "cron"}, from a reply that is right."""
-    line = find_cron(gold)
-    return {"kind": KINDS[0] if line else reply_kind(gold), "cron": line}
+def judge(reply: str, right: str) -> bool:
+    """Return whether `reply` fires when the line in `right` fires, or is of the same other kind.
 
-
-def judge(reply: str, kind: str, cron: str | None) -> Verdict:
-    """Judge `reply` against the expected kind (one of KINDS) and, where one is due, `cron`.
-
-    Raises DataError for an unknown kind or an invalid gold line.
+    Raises DataError when `right` is no reply that can be right.
     """
-    if kind not in KINDS:
-        raise DataError(f"expected a kind out of {', '.join(KINDS)}, got {kind!r}: correct it.")
-    got = reply_kind(reply)
-    if kind not in ("translate", "edit"):
-        return Verdict(got, valid=False, correct=got == kind)
-    _parsed(cron or "")
-    line = find_cron(reply)
-    valid = line is not None and is_valid(line)
-    return Verdict(got, valid, correct=valid and same_schedule(line, cron))
+    due = kind(right)
+    if due == "other":
+        raise DataError(
+            "expected a right reply with one cron line, a question, a refusal or a decline, "
+            f"got {right!r}; correct the row"
+        )
+    if due != "cron":
+        return kind(reply) == due
+    line, right_line = find_cron(reply), find_cron(right)
+    _parsed(right_line)
+    return line is not None and is_valid(line) and same_schedule(line, right_line)
 
 
-def preferred(reply: str, kind: str, cron: str | None) -> bool:
-    """Return whether `reply` is correct and in the form that people rank first.
+def prefers(reply: str, right: str) -> bool:
+    """Return whether `reply` is right and in the form that the rules of this task rank first.
 
-    For a schedule: the canonical line and nothing else. For a question back, a refusal or a
-    decline: one sentence without a cron line.
+    For a schedule: the canonical line and nothing else. For a question, a refusal or a decline:
+    one sentence without a cron line.
     """
-    if not judge(reply, kind, cron).correct:
+    if not judge(reply, right):
         return False
-    if kind in ("translate", "edit"):
+    if kind(right) == "cron":
         return reply.strip() == canonical(find_cron(reply))
     return len(re.findall(r"[.!?](?:\s|$)", reply.strip())) == 1

@@ -1,8 +1,6 @@
 """The judge of the example task: equal when the firing times are equal, whatever the text."""
 
 import random
-import subprocess
-import sys
 import time
 from datetime import datetime
 
@@ -10,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit import schedules
+from kit import tasks
 from kit.errors import DataError
+
+schedules = tasks.module("cron")
 
 SHORT = datetime(2027, 12, 20), datetime(2028, 3, 5)
 
@@ -81,7 +81,7 @@ def random_field(rng, low, high):
         f"{first}-{last}/{rng.randrange(1, 5)}"])
 
 
-def random_cron(seed):
+def random_line(seed):
     """A valid line that fires at most twelve times an hour, so that brute force stays short."""
     rng = random.Random(seed)
     while True:
@@ -96,7 +96,7 @@ def random_cron(seed):
 @given(st.integers(0, 10**6))
 def test_the_three_sets_equal_a_walk_of_cronsim(seed):
     """The compared sets, multiplied out, are the minutes that cronsim visits one by one."""
-    cron = random_cron(seed)
+    cron = random_line(seed)
     walked = schedules.firing_times(cron, *SHORT)
     parsed = schedules._parse(cron)
     days = [d for d in schedules._firing_days(*cron.split()[2:]) if SHORT[0].date() <= d < SHORT[1].date()]
@@ -109,7 +109,7 @@ def test_the_three_sets_equal_a_walk_of_cronsim(seed):
 def test_same_schedule_equals_brute_force(seed):
     """Over the whole window, on pairs that differ in at most one field."""
     rng = random.Random(seed)
-    fields = ["0", str(rng.randrange(24)), *random_cron(seed).split()[2:]]
+    fields = ["0", str(rng.randrange(24)), *random_line(seed).split()[2:]]
     other = list(fields)
     other[rng.randrange(5)] = random.Random(seed + 1).choice(["*/12", "0", "1", "7", "0,12", "1-7", "7,1-6"])
     a, b = " ".join(fields), " ".join(other)
@@ -150,7 +150,7 @@ def test_canonical_is_the_short_usual_form(cron, short):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.integers(0, 10**6))
 def test_canonical_keeps_firing_times_and_is_stable(seed):
-    cron = random_cron(seed)
+    cron = random_line(seed)
     short = schedules.canonical(cron)
     assert schedules.same_schedule(short, cron)
     assert schedules.canonical(short) == short
@@ -168,51 +168,44 @@ def test_canonical_keeps_firing_times_and_is_stable(seed):
     ],
 )
 def test_reply_kinds(reply, kind):
-    assert schedules.reply_kind(reply) == kind
+    assert schedules.kind(reply) == kind
 
 
 CHAT = "Use `0,30 9 * * MON-FRI`!"
+HALF_HOURS, WHEN, SUNSET, OTHER = ("*/30 9 * * 1-5", "At what time?", "Five-field cron cannot say sunset.",
+                                   "That is not a schedule.")
 
 
 @pytest.mark.parametrize(
-    ("reply", "kind", "cron", "verdict", "liked"),
+    ("reply", "right", "correct", "liked"),
     [
-        ("*/30 9 * * 1-5", "translate", "*/30 9 * * 1-5", ("cron", True, True), True),
-        (CHAT, "edit", "*/30 9 * * 1-5", ("cron", True, True), False),
-        ("0,30 9 * * 1-5", "translate", "*/30 9 * * 1-5", ("cron", True, True), False),
-        ("*/30 9 * * 1-6", "translate", "*/30 9 * * 1-5", ("cron", True, False), False),
-        ("75 9 * * 1-5", "translate", "*/30 9 * * 1-5", ("cron", False, False), False),
-        ("At what time?", "translate", "*/30 9 * * 1-5", ("ask", False, False), False),
-        ("At what time?", "ask", None, ("ask", False, True), True),
-        ("0 9 * * *", "ask", None, ("cron", False, False), False),
-        ("Hm. You did not say. At what time?", "ask", None, ("ask", False, True), False),
-        ("Five-field cron cannot say sunset.", "cannot", None, ("cannot", False, True), True),
-        ("Five-field cron cannot say sunset. Sorry.", "cannot", None, ("cannot", False, True), False),
-        ("Cron cannot say sunset, so 0 18 * * *", "cannot", None, ("cron", False, False), False),
-        ("That is not a schedule.", "decline", None, ("decline", False, True), True),
-        ("That is not a schedule.", "cannot", None, ("decline", False, False), False),
+        (HALF_HOURS, HALF_HOURS, True, True), (HALF_HOURS, CHAT, True, True), (CHAT, HALF_HOURS, True, False),
+        ("0,30 9 * * 1-5", HALF_HOURS, True, False), ("*/30 9 * * 1-6", HALF_HOURS, False, False),
+        ("75 9 * * 1-5", HALF_HOURS, False, False), (WHEN, HALF_HOURS, False, False), ("", HALF_HOURS, False, False),
+        ("On which day?", WHEN, True, True), ("0 9 * * *", WHEN, False, False),
+        ("Hm. You did not say. At what time?", WHEN, True, False),
+        ("Cron cannot do that.", SUNSET, True, True), (f"{SUNSET} Sorry.", SUNSET, True, False),
+        ("Cron cannot say sunset, so 0 18 * * *", SUNSET, False, False),
+        ("I only write cron lines.", OTHER, True, True), (OTHER, SUNSET, False, False), ("", WHEN, False, False),
     ],
 )
-def test_judge_and_preferred(reply, kind, cron, verdict, liked):
-    assert schedules.judge(reply, kind, cron) == schedules.Verdict(*verdict)
-    assert schedules.preferred(reply, kind, cron) is liked
+def test_judge_and_prefers(reply, right, correct, liked):
+    assert schedules.judge(reply, right) is correct
+    assert schedules.prefers(reply, right) is liked
 
 
-def test_bad_gold_is_refused_with_what_came():
+def test_a_bad_right_reply_is_refused_with_its_text():
     with pytest.raises(DataError, match="'0 25 \\* \\* \\*'"):
-        schedules.judge("0 9 * * *", "translate", "0 25 * * *")
-    with pytest.raises(DataError, match="got 'translation'"):
-        schedules.judge("0 9 * * *", "translation", "0 9 * * *")
+        schedules.judge("0 9 * * *", "0 25 * * *")
+    with pytest.raises(DataError, match="got 'yes'"):
+        schedules.judge("0 9 * * *", "yes")
     with pytest.raises(DataError):
         schedules.same_schedule("0 9 * * *", "none")
 
 
-def test_system_message_is_short():
-    assert len(schedules.SYSTEM.split()) <= 8
-
-
-def test_import_brings_no_training_library():
-    heavy = {"torch", "transformers", "datasets", "pyarrow"}
-    code = f"import sys, kit.schedules; print(sorted({heavy!r} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-        check=True).stdout.strip() == "[]"
+def test_the_system_message_is_an_instruction_of_at_most_six_tokens():
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer.from_file("models/pocket/tokenizer.json")
+    for name in ("cron", "orders"):
+        system = tasks.module(name).system
+        assert len(system.split()) >= 2 and len(tokenizer.encode(system, add_special_tokens=False).ids) <= 6
