@@ -110,7 +110,7 @@ class Progress:
 
     def _draw(self):
         if in_notebook() and len(self.series["loss"]) > 1:
-            thin = {name: points[:: -(-len(points) // CURVE_POINTS)] for name, points in self.series.items()}
+            thin = {k: [*points[:: len(points) // CURVE_POINTS + 1], points[-1]] for k, points in self.series.items()}
             self.curve, self.drawn = curves(thin, smooth=0.9, x=self.unit, title=self.title).rich, time.monotonic()
 
     def _write(self, line, end=""):
@@ -459,10 +459,19 @@ class Chat:
         self.send.on_click(self.submit)
         self.new.on_click(self.restart)
         self.view = widgets.VBox([self.page, widgets.HBox([self.box, self.send, self.new])])
+        if in_notebook():
+            events = sys.modules["IPython"].get_ipython().events
+            events.register("pre_run_cell", lambda _: self.show("a cell is running; a message waits until it ends"))
+            events.register("post_run_cell", lambda _: self.show())
+
+    def show(self, notice="", messages=()):
+        """Draw the conversation, more `messages` and a notice."""
+        self.page.value = _bubbles([*self.messages, *messages], notice)
 
     def restart(self, _=None):
         """Start over with the system message alone."""
-        self.messages, self.page.value = self.start, _bubbles(self.start)
+        self.messages = self.start
+        self.show()
 
     def submit(self, _=None):
         """Show the message at once, then the reply; an empty message or one that is too long gets no reply."""
@@ -471,14 +480,14 @@ class Chat:
             notice = f"expected at most {LONGEST:,} characters, got {len(text):,}; shorten the message"
         elif text and not self.send.disabled:
             self.box.value, self.send.disabled = "", True
-            self.page.value = _bubbles([*self.messages, {"role": "user", "content": text}], "thinking ...")
+            self.show("thinking ...", [{"role": "user", "content": text}])
             try:
                 self.messages = self.reply(self.messages, text)
             except KitError as error:
                 self.box.value, notice = text, str(error)
             finally:
                 self.send.disabled = False
-        self.page.value = _bubbles(self.messages, notice)
+        self.show(notice)
 
 
 def environment():

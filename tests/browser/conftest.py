@@ -51,7 +51,7 @@ class Lab:
         self.wait_for_server()
         self.page = browser.new_page(viewport={"width": 1400, "height": 1000})
         self.page.set_default_timeout(30_000)
-        self.page.on("console", lambda message: self.report(message.type, message.text))
+        self.page.on("console", lambda message: self.report(message.type, f"{message.text} {message.location}"))
         self.page.on("pageerror", lambda error: self.report("error", str(error)))
 
     def report(self, kind, text):
@@ -90,12 +90,13 @@ class Lab:
         self.page.wait_for_selector(".jp-Launcher")
 
     def look(self, name):
-        """Open a notebook without a kernel in the present page and wait for its cells."""
+        """Open a notebook in the present page, on one kernel for all, and wait for its cells."""
         self.page.evaluate("""async path => {
-            await jupyterapp.commands.execute("application:close-all");
-            const options = {path, factory: "Notebook", kernelPreference: {shouldStart: false}};
+            [...jupyterapp.shell.widgets("main")].forEach(widget => widget.dispose());
+            window.kernel ??= (await jupyterapp.serviceManager.kernels.startNew({name: "python3"})).model;
+            const options = {path, factory: "Notebook", kernel: window.kernel};
             const panel = await jupyterapp.commands.execute("docmanager:open", options);
-            await panel.context.ready;
+            await panel.sessionContext.ready;
         }""", name)
         self.page.wait_for_function("n => document.querySelectorAll('.jp-Notebook .jp-Cell').length === n",
                                     arg=len(self.read(name).cells))
@@ -175,5 +176,6 @@ def lab(running_lab):
     """Return the running JupyterLab; a test fails when the browser's console reports an error."""
     running_lab.errors.clear()
     yield running_lab
+    errors = list(running_lab.errors)
     running_lab.shut_down()
-    assert running_lab.errors == []
+    assert errors == []
