@@ -462,7 +462,8 @@ def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
                 (
                     None,
                     "exactly messages",
-                    "the columns conversations (rename conversations, from, value, human, gpt to messages, "
+                    "the columns conversations (rename conversations, from, value, human, "
+                    "gpt to messages, "
                     "role, content, user, assistant)",
                 )
             ],
@@ -565,7 +566,8 @@ def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
                 (
                     "messages[0]",
                     "an object with exactly role and content",
-                    "an object with from, value (rename conversations, from, value, human, gpt to messages, role, "
+                    "an object with from, value (rename conversations, from, value, human, "
+                    "gpt to messages, role, "
                     "content, user, assistant)",
                 )
             ],
@@ -701,7 +703,8 @@ def test_a_wrong_delimiter_or_header_is_named_with_the_columns_found(tmp_path, t
     rows = text.count("\n") - 1
     assert said(stopped(file, "completion", on_bad="skip"), file) == (
         f"a.csv:2: expected exactly prompt, completion or text, got {got} ({rows} of {rows} "
-        f'row{"s" * (rows > 1)} {"are" if rows > 1 else "is"} bad); correct these rows or read with on_bad="skip"'
+        f"row{'s' * (rows > 1)} {'are' if rows > 1 else 'is'} bad); correct "
+        f'these rows or read with on_bad="skip"'
     )
 
 
@@ -714,7 +717,8 @@ def test_an_open_quote_cannot_swallow_the_file(tmp_path):
     file = tmp_path / "a.csv"
     file.write_text('prompt,completion\na,b\nc,"d\n' + "e,f\n" * 9)
     assert said(stopped(file, on_bad="skip"), file) == (
-        "a.csv:3: expected quotes that are closed, and doubled in a cell, got unexpected end of data; "
+        "a.csv:3: expected quotes that are closed, and doubled in a cell, got "
+        "unexpected end of data; "
         "correct this quote"
     )
 
@@ -833,7 +837,8 @@ def test_rows_too_long_become_rejections_with_their_line(tmp_path, capsys):
     rows = records.read(file, on_bad="skip")
     rest = records.split_too_long(rows, [1, 3, 2, 3, 4], 2)
     assert capsys.readouterr().out.replace(str(file), "a.jsonl") == (
-        "a.jsonl: rejected: 1 of 6 rows; equal to an earlier row: 1 (line 4 equals line 2); left out "
+        "a.jsonl: rejected: 1 of 6 rows; equal to an earlier row: 1 (line 4 "
+        "equals line 2); left out "
         "as longer than max_length = 2: 3 of 5 rows (3 to 4 tokens).\n"
     )
     assert list(rest) == [{"text": "a"}, {"text": "cc"}] and rest.lines[1] == 3
@@ -1021,7 +1026,8 @@ def test_the_command_reports_without_training(tmp_path):
     code, out, err = command(good, "--kind", "completion")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        f"{good}: completion, 2 rows, 2 used, 0 rejected, 1 equal to an earlier row, 0 with a prompt "
+        f"{good}: completion, 2 rows, 2 used, 0 rejected, 1 equal to an earlier "
+        f"row, 0 with a prompt "
         "of the test rows",
         "line 2 equals line 1",
     ]

@@ -1,4 +1,4 @@
-"""Each promise of the readers, broken once: `promises` holds for kit.records and must fail for every mutant."""
+"""Break each promise of the readers once: `promises` holds and must fail for every mutant."""
 
 import json
 import unicodedata
