@@ -148,10 +148,10 @@ def pairs(shape, count, *, median, cap, seed=0):
 
 def faster(found, layers):
     """What kit.models.load does to a model, and layers as they are, fused by Liger, or compiled."""
-    found.get_input_embeddings().register_forward_hook(models._narrow)
+    patches.narrow_states(found)
     attention.use(found)
     if "fused" in layers:
-        models.fused_layers(found)
+        patches.fuse_layers(found)
     if (
         "compiled" in layers
     ):  # not the whole model, whose embedding and head change with each batch's documents

@@ -62,7 +62,8 @@ def build(run, kind, gpu):
 
     count, micro = 8 * scale * STEPS, 4 * scale
     settings = {
-        **run.settings(save_steps=SAVE),
+        **run.settings(),
+        "save_steps": SAVE,
         **sft.hardware(2 * micro, micro),
         "max_steps": STEPS,
         "learning_rate": 1e-3,
@@ -98,7 +99,7 @@ def child(names):
         torch.set_num_threads(1)
     for name in names:
         kind, how = name.split("-")
-        run = runs.start(name, {"seed": 0, "kind": kind})
+        run = runs.start({"run": name, "seed": 0, "kind": kind})
         built = build(run, kind, torch.cuda.is_available())
         if how == "stopped" and not list(run.folder.glob("checkpoint-*")):
             built.add_callback(stop_at(STOP))

@@ -294,18 +294,18 @@ def made(shape):
 
 def timed(shape):
     """The second of two epochs of BATCHES steps, each micro batch packed, with Liger's layers where they are."""
-    from kit import models, sft
-    from kit.engine import attention
+    from kit import sft
+    from kit.engine import attention, patches
 
     n = int(os.environ.get("WORLD_SIZE", "1"))
     micro, accumulation = MICRO.get(shape, (4, 2))
     batch = micro * accumulation * n
     model, gpu = made(shape)
-    model.get_input_embeddings().register_forward_hook(models._narrow)  # as models.load does
+    patches.narrow_states(model)  # as models.load does
     used = [attention.use(model).config._attn_implementation]
     if gpu:
         with contextlib.suppress(KitError):  # Liger may not be installed
-            used.append("fused " + type(models.fused_layers(model)).__name__)
+            used.append("fused " + type(patches.fuse_layers(model)).__name__)
     steps = rows(
         shape, batch * BATCHES
     )  # packed, batches of any rows are full; each is dealt to the processes

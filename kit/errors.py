@@ -5,14 +5,18 @@ error's `exit_code`. A notebook shows the sentence without a stack.
 """
 
 import contextlib
+import json
+import os
 import sys
+import time
+from pathlib import Path
 from typing import NamedTuple
 
 LISTED = 3  # problems spelled out in one sentence; all of them stay in `.problems`
 
 
 class KitError(Exception):
-    """Base of all errors of the kit. `str()` is "file:line: field: message", unknown parts left out."""
+    """Base of all errors. `str()` is "file:line: field: message" with the parts that are known."""
 
     exit_code = 2
 
@@ -97,12 +101,17 @@ def refusal(file, expected, got, advice, line=None) -> DataError:
 def exits():
     """Around the actions of a script: print a KitError as one sentence and exit with its code.
 
-    An interrupt exits with 130, as a shell expects.
+    `accelerate launch` of several processes itself exits with 1, but its report ends with the
+    sentence and the exit code of the first process that failed. An interrupt exits with 130.
     """
     try:
         yield
     except KitError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sentence = f"{type(error).__name__}: {error}"
+        print(sentence, file=sys.stderr)
+        if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+            message = {"message": sentence, "extraInfo": {"timestamp": str(int(time.time()))}}
+            Path(report).write_text(json.dumps({"message": message}), encoding="utf-8")
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

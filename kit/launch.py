@@ -8,7 +8,6 @@ the script's error with its exit code.
 """
 
 import contextlib
-import itertools
 import json
 import logging
 import multiprocessing
@@ -60,8 +59,8 @@ def run(script, num_processes=1, *, strategy="ddp", echo=print, **params) -> dic
         if not file.is_file():
             raise MissingError("expected a script and an accelerate config, got no such file; "
                                "write scripts by python -m kit.export", file=file.name)
-    flags = [f"--{'no-' * (value is False)}{name}" if isinstance(value, bool) else f"--{name}={value}"
-             for name, value in params.items()]
+    flags = [f"--{'' if value is not False else 'no-'}{name}"
+             + ("" if isinstance(value, bool) else f"={value}") for name, value in params.items()]
     launcher = ["accelerate.commands.launch", f"--config_file={config}", "--module",
                 f"--num_processes={num_processes}", f"--main_process_port={_port()}"]
     with tempfile.TemporaryDirectory() as folder:
@@ -94,20 +93,31 @@ def notebook(function, num_processes, *args):
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     handlers = {number: signal.getsignal(number) for number in numbers}
     logging.disable(logging.CRITICAL)  # the launcher's own lines say less than our sentence
+    reader, writer = os.pipe()  # a fork that prints through the kernel's stream mixes its words
+    printer = threading.Thread(target=_print_lines, args=(reader, sys.stdout), daemon=True)
+    printer.start()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            job = (function, num_processes, folder, sys.stdout, args)
+            job = (function, num_processes, folder, writer, args)
             with patch_environment(**environment), contextlib.redirect_stdout(None):
                 notebook_launcher(_forked, job, num_processes, use_port=str(_port()))
             return pickle.loads(Path(folder, "result.pickle").read_bytes())
-        except Exception as error:  # noqa: BLE001  torch has own types for failures and interrupts
+        except Exception as error:
             if type(error).__name__ == "SignalException":
                 raise KeyboardInterrupt from None
             raise _failure(Path(folder), num_processes, print) from None
         finally:
+            os.close(writer)
+            printer.join()
             logging.disable(logging.NOTSET)
             for number, handler in handlers.items():
                 signal.signal(number, handler)  # torch replaces them and does not put them back
+
+
+def _print_lines(reader, stream):
+    with open(reader, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            print(line, end="", file=stream, flush=True)
 
 
 def _environment(num_processes):
@@ -117,9 +127,9 @@ def _environment(num_processes):
     if 0 < gpus < num_processes:
         raise SettingsError(f"expected a GPU for each of {num_processes} processes, got {gpus} "
                             f"GPUs; set num_processes to {gpus}")
-    threads = str(max(1, (os.cpu_count() or 1) // num_processes))
+    threads = os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // num_processes))
     cpu = {"ACCELERATE_USE_CPU": "true"} if num_processes > 1 and not gpus else {}
-    return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)} | cpu
+    return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)} | cpu
 
 
 def _port():
@@ -137,9 +147,11 @@ def _live(command, environment, echo):
     threading.Thread(target=_hand_on_progress, args=progress, daemon=True).start()
     try:
         # The launcher says less about a failed process than the process itself left in its file.
-        for line in itertools.takewhile(lambda text: not LAUNCHER_NOISE.match(text), process.stdout):
-            echo(line.rstrip("\n"))
-        process.stdout.read()
+        for line in process.stdout:
+            if LAUNCHER_NOISE.match(line):
+                process.stdout.read()
+            else:
+                echo(line.rstrip("\n"))
         return process.wait()
     except BaseException:
         process.terminate()
@@ -208,11 +220,11 @@ def _process(num_processes, folder, file):
     rank = int(os.environ.get("RANK", "0"))
     try:
         if rank:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for the whole process
+            sys.stdout = sys.stderr = open(os.devnull, "w")
         if num_processes > 1:
             join(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true")
         yield rank
-    except BaseException as error:  # noqa: BLE001  also interrupts and exits
+    except BaseException as error:
         if isinstance(error, SystemExit) and not error.code:
             return
         cause = error.__context__ or error if isinstance(error, SystemExit) else error
@@ -228,8 +240,8 @@ def _process(num_processes, folder, file):
         os._exit(1) if num_processes > 1 else sys.exit(1)
 
 
-def _forked(function, num_processes, folder, stdout, args):
-    sys.stdout = stdout
+def _forked(function, num_processes, folder, writer, args):
+    sys.stdout = open(writer, "w", buffering=1, encoding="utf-8")  # noqa: SIM115  for the process
     logging.disable(logging.NOTSET)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # torch's handler hangs in a fork
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

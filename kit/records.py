@@ -29,9 +29,9 @@ LISTED = 20  # duplicates and leaks that the command prints; its JSON holds all
 
 def find(path) -> Path:
     """Return `path` from here, or else from the project's folder, for notebook and script alike."""
-    for folder in (Path(), Path(__file__).parents[1]):
-        if (folder / path).exists():
-            return Path(os.path.relpath(folder / path))
+    course = Path(__file__).parents[1] / path
+    if Path(path).exists() or course.exists():
+        return Path(path) if Path(path).exists() else Path(os.path.relpath(course))
     raise MissingError("expected a data file, got nothing at this path; correct the path (the "
                        f"working folder is {os.getcwd()})", file=str(path))
 
@@ -64,10 +64,10 @@ def scan(source, kind, extra=False):
     """Return the Records of a source, where all rows may be bad; refuse what is no source."""
     name, reader, digest = "Dataset", arrow_rows, hashlib.sha256()
     if isinstance(source, (str, os.PathLike)):
-        name = source = os.fspath(source)
+        name = source = os.fspath(find(source))
         ending = os.path.splitext(name)[1].lower()
         reader = {".parquet": arrow_rows, ".csv": csv_rows, ".tsv": csv_rows}.get(ending, json_rows)
-        if not os.path.isfile(find(name)):
+        if not os.path.isfile(name):
             raise refusal(name, "a file", "a folder or device", "correct the path")
         if ending not in ENDINGS:
             raise refusal(name, "one of the endings " + ", ".join(ENDINGS), ending or "none",
@@ -225,21 +225,25 @@ def write_lines(file, lines, inputs=()):
 
 
 def split_too_long(rows, lengths, max_length) -> Records:
-    """Return Records without the rows of over `max_length` tokens; print how many rows these are.
+    """Return Records without the rows of over `max_length` tokens; print what is not as expected.
 
     lengths: tokens of each row, the stop token included. A DataError says that no row fits.
     """
-    long = {i: n for i, n in enumerate(lengths) if n > max_length}
-    if not long:
-        return rows
-    shortest, longest = min(long.values()), max(long.values())
-    faults = {i: (None, f"at most max_length = {max_length} tokens", f"{n} tokens")
-              for i, n in long.items()}
-    rest = rows.reject(faults, advice=f"set max_length to {shortest} or more")
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{rows.file}: {len(long)} of {len(rows)} rows are left out, because they are longer "
-              f"than max_length = {max_length} ({shortest} to {longest} tokens).")
-    return rest
+    long, notes = {i: n for i, n in enumerate(lengths) if n > max_length}, []
+    if rows.rejected:
+        notes.append(f"rejected: {len(rows.rejected)} of {rows.rows_in} rows")
+    if rows.duplicates:
+        notes.append(f"equal to an earlier row: {len(rows.duplicates)} ({rows.duplicates[0]})")
+    if long:
+        shortest, longest = min(long.values()), max(long.values())
+        notes.append(f"left out as longer than max_length = {max_length}: {len(long)} of "
+                     f"{len(rows)} rows ({shortest} to {longest} tokens)")
+        faults = {i: (None, f"at most max_length = {max_length} tokens", f"{n} tokens")
+                  for i, n in long.items()}
+        rows = rows.reject(faults, advice=f"set max_length to {shortest} or more")
+    if notes and os.environ.get("RANK", "0") == "0":
+        print(f"{rows.file}: {'; '.join(notes)}.")
+    return rows
 
 
 def split_leaked(rows, questions, on_bad="stop") -> Records:

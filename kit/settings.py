@@ -11,10 +11,12 @@ names a YAML or JSON file, and flags win over the file.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
+import linecache
 import math
 import operator
 import re
@@ -56,11 +58,13 @@ class Settings:
     seed: int = 0  # order of the rows, dropout and adapters [>= 0]
     report_to: str = "none"  # trackers besides metrics.jsonl, separated by commas: wandb, ...
 
+    def __init_subclass__(cls):
+        frame = sys._getframe(1)  # the class statement; linecache holds files and notebook cells
+        lines = linecache.getlines(frame.f_code.co_filename)[frame.f_lineno - 1:]
+        cls.source = "".join(inspect.getblock(lines))
+
     def __post_init__(self):
         check(self)
-        batch, micro = self.batch_size, self.micro_batch_size
-        if micro and batch % micro:
-            raise refusal("micro_batch_size", f"a divisor of batch_size = {batch}", micro)
         if not self.lora_rank and (self.lora_alpha or self.lora_dropout):
             raise refusal("lora_rank", "> 0 because lora_alpha or lora_dropout is set", 0)
         for tracker in self.report_to.split(","):
@@ -68,13 +72,17 @@ class Settings:
                 raise refusal("report_to", f"one or more of {', '.join(TRACKERS)}", repr(tracker))
 
 
+Settings.source = inspect.getsource(Settings)
+
+
 def check(instance):
     """Raise SettingsError at the first value that has a wrong type or is outside its limits."""
     for name, (kind, comment) in fields_of(type(instance)).items():
         value = getattr(instance, name)
         kinds = (int, float) if kind is float else kind
-        if not isinstance(value, kinds) or isinstance(value, bool) and kind is not bool:
-            raise refusal(name, KINDS[kind], repr(value))
+        if kind not in KINDS or not isinstance(value, kinds) or (
+                isinstance(value, bool) and kind is not bool):
+            raise refusal(name, KINDS.get(kind, "a bool, int, float or str"), repr(value))
         if isinstance(value, float) and not math.isfinite(value):
             raise refusal(name, "a finite number", value)
         limits = re.search(r"\[([^\[\]]*)\]$", comment)
@@ -109,26 +117,11 @@ def fields_of(cls) -> dict:
                             field=cls.__name__)
     comments, kinds = {}, typing.get_type_hints(cls)
     for base in reversed(cls.__mro__[:-1]):
-        comments |= dict(re.findall(r"^ +(\w+):[^#\n]*  # (.+?) *$", source_of(base), re.MULTILINE))
-    for name, kind in kinds.items():
-        if kind not in KINDS:
-            raise SettingsError(f"expected the type bool, int, float or str, got {kind}; choose "
-                                "one of these", field=name)
+        if not base.source:
+            raise SettingsError("expected the source of the class, got none; define it in a file "
+                                "or a notebook cell", field=base.__name__)
+        comments |= dict(re.findall(r"^ +(\w+):[^#\n]*  # (.+?) *$", base.source, re.MULTILINE))
     return {name: (kind, comments.get(name, "")) for name, kind in kinds.items()}
-
-
-def source_of(cls):
-    """Return the text of the class from its file, or from the newest cell that defines it."""
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-        # A class of a notebook has no file, but IPython keeps the text of its cells.
-        shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-        for cell in reversed(shell.history_manager.input_hist_parsed if shell else []):
-            if text := re.search(rf"^class {cls.__name__}\b.*?(?=^\S|\Z)", cell, re.M | re.S):
-                return text[0]
-    raise SettingsError("expected the source of the class, got none; define it in a file or a "
-                        "notebook cell", field=cls.__name__)
 
 
 def from_flags(cls, argv=None):
@@ -147,8 +140,11 @@ def from_flags(cls, argv=None):
             near = difflib.get_close_matches(plain, [*fields, "config"], 1, 0.5)
             advice = f"did you mean {near[0]}?" if near else f"choose among {', '.join(fields)}"
             raise SettingsError(f"expected a setting, got {name}; {advice}")
-    numbers = {name: number(fields[name][0], value) for name, value in values.items()}
-    return dataclasses.replace(default, **numbers)
+        kind = fields[name][0]
+        if isinstance(values[name], str) and kind in (int, float):  # YAML reads 1e-4 as text
+            with contextlib.suppress(ValueError):  # the check says what was expected
+                values[name] = kind(values[name])
+    return dataclasses.replace(default, **values)
 
 
 def flag_parser(default, fields):
@@ -167,14 +163,6 @@ def flag_parser(default, fields):
         spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
         parser.add_argument(*spellings, dest=name, help=text, **action)
     return parser
-
-
-def number(kind, value):
-    """Return text as a number where the setting is one. YAML needs this for 1e-4."""
-    try:
-        return kind(value) if isinstance(value, str) and kind in (int, float) else value
-    except ValueError:
-        return value  # `check` says what was expected
 
 
 def read_config(file):

@@ -27,16 +27,17 @@ PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", RED, "#56B4E9")  # Okabe and Ito 
 FILLS = {"trained": "#b7e4c7", "ignored": "#e9ecef", "control": "#a9c9f5"}
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False} | dict.fromkeys(
     ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), GREY)
+RIM = "#2f855a"  # round the tokens in the loss; reads on white, on black and on our pale boxes
 CHIP = f"display:inline-block;color:{DARK};border-radius:5px;padding:2px 6px;margin:2px;text-align:center"
 NUMBER = re.compile(r"[-+]?[\d.,:]+ ?(%|x|[kMGT]?B|m?s)?( to .*| *\[.*\])?|-|nan|", re.IGNORECASE)
 LINE_SECONDS, CURVE_SECONDS, CURVE_POINTS = 1, 4, 400  # least time between two lines, two curves; points of a live curve
 LONGEST = 2000  # characters of a message in the chat box
 WIDGET = "application/vnd.jupyter.widget-view+json"
-LIVE = f"[data-mime-type='{WIDGET}'] > .jupyter-widgets"
-# JupyterLab writes an error where a widget's kernel has gone. Show a widget while it lives, its twin otherwise.
-SWITCH = f"""<style>.jp-OutputArea-child:has(.kit-twin):has(+ .jp-OutputArea-child {LIVE}),
-.jp-OutputArea-child:has(.kit-twin) + .jp-OutputArea-child:has([data-mime-type='{WIDGET}']):not(:has({LIVE}))
-{{display: none}}</style>"""
+# JupyterLab writes an error where a widget's kernel has gone. Show a widget (JupyterLab
+# wraps it in an .lm-Panel) while it lives, and its twin otherwise.
+SWITCH = """<style>.jp-OutputArea-child:has(.kit-twin):has(+ .jp-OutputArea-child > .lm-Panel > .jupyter-widgets),
+.jp-OutputArea-child:has(.kit-twin) + .jp-OutputArea-child:has(> .lm-Panel):not(:has(> .lm-Panel > .jupyter-widgets))
+{display: none}</style>"""
 
 
 def in_notebook():
@@ -109,7 +110,7 @@ class Progress:
 
     def _draw(self):
         if in_notebook() and len(self.series["loss"]) > 1:
-            thin = {name: points[:: -(-len(points) // CURVE_POINTS)] for name, points in self.series.items()}
+            thin = {k: [*points[:: len(points) // CURVE_POINTS + 1], points[-1]] for k, points in self.series.items()}
             self.curve, self.drawn = curves(thin, smooth=0.9, x=self.unit, title=self.title).rich, time.monotonic()
 
     def _write(self, line, end=""):
@@ -148,8 +149,8 @@ def table(headers, rows, code=(), style=lambda row, column: ""):
         lines.append("  ".join(padded).rstrip())
         tag, parts = "td" if at else "th", []
         for cell, name, number in zip(row, cells[0], right, strict=True):
-            css = f"text-align:{'right' if number else 'left'};padding:3px 12px 3px 4px;vertical-align:top;"
-            css += "border-bottom:1px solid rgba(128,128,128,0.35);" + ("font-family:monospace;" if name in code else "")
+            css = f"text-align:{'right' if number else 'left'};padding:3px 12px 3px 4px;vertical-align:top;line-height:1.4;"
+            css += "border-bottom:1px solid rgba(128,128,128,0.35);" + ("font-family:monospace;" if at and name in code else "")
             parts.append(f'<{tag} style="{css}{style(at - 1, name) if at else ""}">{html.escape(cell)}</{tag}>')
         rich.append(f"<tr>{''.join(parts)}</tr>")
     rich = f"<thead>{rich[0]}</thead><tbody>{''.join(rich[1:])}</tbody>"
@@ -285,12 +286,13 @@ def _chips(tokenizer, encoded, columns):
         values = [str(column[at]) for column in columns.values()]
         rows.append([repr(token), kind, "in the loss" if mask else "", *values])
         face = html.escape(token.replace("\n", "\\n").replace(" ", "\u00b7"))
-        css = f"{CHIP};background:{FILLS[kind]};border:2px solid {'#1b4332' if mask else '#adb5bd'};font:13px monospace"
+        css = f"{CHIP};background:{FILLS[kind]};border:2px solid {RIM if mask else GREY};font:13px monospace"
         boxes.append(f'<span style="{css}">{"<br>".join([f"<b>{face}</b>" if mask else face, *values])}</span>')
     legend = [f'<span style="{CHIP};background:{fill}">{kind}</span>' for kind, fill in FILLS.items()]
-    legend.append(f'<span style="{CHIP};background:white;border:2px solid #1b4332"><b>dark rim</b>: in the loss</span>')
-    below = f"<div style='font-size:12px'>{''.join(legend)} below each token: {', '.join(columns) or 'nothing'}</div>"
-    return Shown(table(["token", "kind", "", *columns], rows).text, rich=f"{below}<div>{''.join(boxes)}</div>")
+    legend.append(f'<span style="{CHIP};background:white;border:2px solid {RIM}"><b>bold, green rim</b>: in the loss</span>')
+    below = f" below each token: {', '.join(columns)}" if columns else ""
+    legend = f"<div style='font-size:12px'>{''.join(legend)}{below}</div>"
+    return Shown(table(["token", "kind", "", *columns], rows).text, rich=f"{legend}<div>{''.join(boxes)}</div>")
 
 
 def token_lens(tokenizer, encoded, losses=None):
@@ -421,7 +423,7 @@ def _bubbles(messages, notice=""):
     for message in messages:
         css = "margin:5px 0 0 25%;background:rgba(0,114,178,0.2)" if message["role"] == "user" else (
             "margin:5px 25% 0 0;background:rgba(128,128,128,0.18)")
-        lines.append(f'<div style="{css};padding:5px 10px;border-radius:8px;overflow-wrap:anywhere">'
+        lines.append(f'<div style="{css};padding:5px 10px;border-radius:8px;overflow-wrap:anywhere;line-height:1.4">'
                      f'<small>{message["role"]}</small><br>{html.escape(message["content"])}</div>')
     notice = f'<div style="padding:5px 10px"><i>{html.escape(notice)}</i></div>'
     return f'<div role="log" aria-live="polite" style="max-width:640px">{"".join(lines)}{notice}</div>'
@@ -457,10 +459,19 @@ class Chat:
         self.send.on_click(self.submit)
         self.new.on_click(self.restart)
         self.view = widgets.VBox([self.page, widgets.HBox([self.box, self.send, self.new])])
+        if in_notebook():
+            events = sys.modules["IPython"].get_ipython().events
+            events.register("pre_run_cell", lambda _: self.show("a cell is running; a message waits until it ends"))
+            events.register("post_run_cell", lambda _: self.show())
+
+    def show(self, notice="", messages=()):
+        """Draw the conversation, more `messages` and a notice."""
+        self.page.value = _bubbles([*self.messages, *messages], notice)
 
     def restart(self, _=None):
         """Start over with the system message alone."""
-        self.messages, self.page.value = self.start, _bubbles(self.start)
+        self.messages = self.start
+        self.show()
 
     def submit(self, _=None):
         """Show the message at once, then the reply; an empty message or one that is too long gets no reply."""
@@ -469,14 +480,14 @@ class Chat:
             notice = f"expected at most {LONGEST:,} characters, got {len(text):,}; shorten the message"
         elif text and not self.send.disabled:
             self.box.value, self.send.disabled = "", True
-            self.page.value = _bubbles([*self.messages, {"role": "user", "content": text}], "thinking ...")
+            self.show("thinking ...", [{"role": "user", "content": text}])
             try:
                 self.messages = self.reply(self.messages, text)
             except KitError as error:
                 self.box.value, notice = text, str(error)
             finally:
                 self.send.disabled = False
-        self.page.value = _bubbles(self.messages, notice)
+        self.show(notice)
 
 
 def environment():

@@ -37,8 +37,10 @@ Talk to your model:   make chat
 Open the lessons:     make lab
 Score another model:  .venv/bin/kit score --help
 """
-OTHER_RUNS = ("Your runs are as they were. Give your own run another name in PARAMS, or run the "
-              "course beside it: KIT_RUNS=runs/course make course")
+OTHER_RUNS = (
+    "Your runs are as they were. Give your own run another name in PARAMS, or run the "
+    "course beside it: KIT_RUNS=runs/course make course"
+)
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -75,7 +77,9 @@ def progress(title):
     print(f"{title:20} runs", end="" if terminal else "\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KIT_PROGRESS"] = str(Path(folder, "progress.txt"))
-        thread = threading.Thread(target=watch, args=[Path(os.environ["KIT_PROGRESS"])], daemon=True)
+        thread = threading.Thread(
+            target=watch, args=[Path(os.environ["KIT_PROGRESS"])], daemon=True
+        )
         thread.start()
         try:
             yield
@@ -91,10 +95,15 @@ def execute(file):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         cell.outputs, cell.execution_count = [], None
-    client = NotebookClient(notebook, timeout=CELL_SECONDS, record_timing=False,
-                            store_widget_state=False, coalesce_streams=True,
-                            kernel_manager_class=ThisInterpreter,
-                            resources={"metadata": {"path": str(file.parent)}})
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_SECONDS,
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        kernel_manager_class=ThisInterpreter,
+        resources={"metadata": {"path": str(file.parent)}},
+    )
     try:
         client.execute()
     except (CellControlSignal, DeadKernelError) as error:
@@ -110,8 +119,11 @@ def clean(notebook, stem):
     """Remove from a notebook what depends on this run alone: times, widget states, warnings."""
     notebook.nbformat_minor = max(notebook.nbformat_minor, 5)
     notebook.metadata.pop("widgets", None)
-    notebook.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python",
-                                    "name": "python3"}
+    notebook.metadata.kernelspec = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
     notebook.metadata.language_info = {"name": "python"}
     for number, cell in enumerate(notebook.cells, 1):
         cell.setdefault("id", f"{stem[:2]}-{number:02d}")
@@ -139,8 +151,10 @@ def uncommittable(notebook):
         outputs = json.dumps(cell.outputs, ensure_ascii=False)
         for path in {str(PROJECT), str(Path.home())} - {"/"}:
             if path in outputs:
-                return (f"cell [{cell.execution_count}]: expected no path of this machine in an "
-                        f"output, got {path}; print it relative to the project")
+                return (
+                    f"cell [{cell.execution_count}]: expected no path of this machine in an "
+                    f"output, got {path}; print it relative to the project"
+                )
     counts = [cell.execution_count for cell in code]
     if counts != list(range(1, len(counts) + 1)):
         return f"expected the execution counts 1 to {len(counts)}, got {counts}; run all cells"
@@ -148,7 +162,7 @@ def uncommittable(notebook):
 
 
 def run(file, options):
-    """Run one notebook, write it where the options say, print its time; return whether it passed."""
+    """Run one notebook, write it where the options say, and return whether it passed."""
     start = time.monotonic()
     with progress(file.stem):
         notebook, failure = execute(file.resolve())
@@ -160,8 +174,11 @@ def run(file, options):
         nbformat.write(notebook, target)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     checks = sum(len(CHECK.findall(source)) for source in code)
-    print(f"{file.stem:20} {time.monotonic() - start:6.1f} s  {checks:3} checks in {len(code):3} "
-          "cells", flush=True)
+    print(
+        f"{file.stem:20} {time.monotonic() - start:6.1f} s  {checks:3} checks in {len(code):3} "
+        "cells",
+        flush=True,
+    )
     if failure:
         print(f"{file.name}: {failure}", file=sys.stderr)
     if failure and "SettingsError: " in failure:

@@ -1,7 +1,7 @@
 """The folder of a run on disk: its place, its lock, checkpoints with checksums, free disk space.
 
-A checkpoint counts only with a valid MANIFEST.json, which is written after all its other files are on
-the disk. A folder without a manifest is the rest of a save that did not finish.
+A checkpoint counts only with a valid MANIFEST.json, which is written after all its other files are
+on the disk. A folder without a manifest is the rest of a save that did not finish.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def runs_root() -> Path:
 
 
 def run_folder(name) -> Path:
-    """Return the folder of a run name; raise SettingsError when the name could leave runs_root()."""
+    """Return the folder of a run name; raise SettingsError for a name that could leave it."""
     folder = runs_root() / str(name).replace("\0", "")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)) or folder.is_symlink():
         raise SettingsError("expected a run name of 1 to 100 letters, digits, `.`, `_` or `-`, got "
@@ -38,8 +38,8 @@ def find_run(name) -> Path:
     folder = run_folder(name)
     if not (folder / "run.json").is_file():
         names = ", ".join(sorted(path.parent.name for path in runs_root().glob("*/run.json")))
-        raise MissingError(f"expected the name of a run, got {name!r}; "
-                           + (f"choose one of {names}" if names else "there are no runs yet, train one first"))
+        advice = f"choose one of {names}" if names else "there are no runs yet, train one first"
+        raise MissingError(f"expected the name of a run, got {name!r}; {advice}")
     return folder
 
 
@@ -83,10 +83,10 @@ def sha256_of(path) -> str:
 
 
 def weights_sha256(folder) -> str:
-    """Return the sha256 over (name, dtype, shape, bytes) of all tensors in *.safetensors, sorted by name.
+    """Return the sha256 over (name, dtype, shape, bytes) of all tensors of a folder, by name.
 
-    It does not depend on how the tensors are spread over files. Raises CheckpointError when the folder
-    holds no safetensors, or a damaged file of them.
+    It does not depend on how the tensors are spread over files. Raises CheckpointError when the
+    folder holds no safetensors, or a damaged file of them.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -98,21 +98,23 @@ def weights_sha256(folder) -> str:
                 file = stack.enter_context(safe_open(path, "pt"))
                 place |= dict.fromkeys(file.keys(), file)
         except SafetensorError as error:
-            raise CheckpointError(f"expected whole safetensors, got a damaged file ({error}); make it again",
-                                  file=short(path)) from None
+            raise CheckpointError(f"expected whole safetensors, got a damaged file ({error}); make "
+                                  "it again", file=short(path)) from None
         for name in sorted(place):
             part = place[name].get_slice(name)
             digest.update(json.dumps([name, part.get_dtype(), part.get_shape()]).encode())
             digest.update(place[name].get_tensor(name).flatten().view(torch.uint8).numpy())
     if not place:
-        raise CheckpointError("expected a model, got no *.safetensors; train it again", file=short(folder))
+        raise CheckpointError("expected a model, got no *.safetensors; train it again",
+                              file=short(folder))
     return digest.hexdigest()
 
 
 def lock(folder):
     """Return the lock of a folder, held until `release()` or the end of the process.
 
-    The operating system frees it when a process dies. Raises SettingsError while another process holds it.
+    The operating system frees it when a process dies. Raises SettingsError while another process
+    holds it.
     """
     from filelock import FileLock, Timeout
 
@@ -121,8 +123,9 @@ def lock(folder):
         if not one.is_locked:
             one.acquire()
     except Timeout:
-        raise SettingsError("expected a free run, got one that another process trains; wait for that process, stop "
-                            "it, or choose another name", file=short(folder)) from None
+        raise SettingsError("expected a free run, got one that another process trains; wait for "
+                            "that process, stop it, or choose another name",
+                            file=short(folder)) from None
     return one
 
 
@@ -130,21 +133,23 @@ def space(folder, needed):
     """Raise CheckpointError when the disk has fewer than `needed` free bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise CheckpointError(f"expected {needed:,} free bytes on the disk for a save, got {free:,}; free some space "
-                              "and run again, the run goes on from its last checkpoint", file=short(folder))
+        raise CheckpointError(f"expected {needed:,} free bytes on the disk for a save, got "
+                              f"{free:,}; free some space and run again, the run goes on from its "
+                              "last checkpoint", file=short(folder))
 
 
 @contextlib.contextmanager
 def full_disk(folder, needed):
-    """Turn the error of a write that found no space into the sentence of `space`."""
+    """Turn the error of a write that found no space into a sentence."""
     try:
         yield
-    except Exception as error:  # OSError, RuntimeError or SafetensorError, by what was being written
+    except Exception as error:  # OSError, RuntimeError or SafetensorError, by what was written
         is_full = "No space left" in str(error) or shutil.disk_usage(folder).free < MARGIN
         if isinstance(error, KitError) or not is_full:
             raise
-        raise CheckpointError(f"expected {needed:,} free bytes for a save, got a full disk; free some space and run "
-                              "again, the run goes on from its last checkpoint", file=short(folder)) from error
+        raise CheckpointError(f"expected {needed:,} free bytes for a save, got a full disk; free "
+                              "some space and run again, the run goes on from its last checkpoint",
+                              file=short(folder)) from error
 
 
 def size_of(folder) -> int:
@@ -153,14 +158,17 @@ def size_of(folder) -> int:
 
 
 def _checksums(folder) -> dict:
-    """Return {relative name: sha256} of all files but the manifest; a link is never the file that was sealed."""
-    files = [path for path in Path(folder).rglob("*")
-             if (path.is_symlink() or not path.is_dir()) and path.name != MANIFEST]
-    return {path.relative_to(folder).as_posix(): "link" if path.is_symlink() else sha256_of(path) for path in files}
+    """Return {relative name: sha256} of all files but the manifest; a link has no sha256."""
+    sums = {}
+    for path in Path(folder).rglob("*"):
+        if path.name != MANIFEST and (path.is_symlink() or path.is_file()):
+            name = path.relative_to(folder).as_posix()
+            sums[name] = "link" if path.is_symlink() else sha256_of(path)
+    return sums
 
 
 def seal(folder, run_id, step):
-    """Make a checkpoint of a folder whose files are complete: bring them to the disk, then write the manifest."""
+    """Make a checkpoint of complete files: bring them to the disk, then write the manifest."""
     for path in Path(folder).rglob("*"):
         sync(path)
     write_json(Path(folder) / MANIFEST, {"run": run_id, "step": step, "files": _checksums(folder)})
@@ -189,12 +197,12 @@ def step_of(folder) -> int:
 
 def all_of(folder) -> list:
     """Return the checkpoint folders of a run, newest first."""
-    folders = [path for path in Path(folder).iterdir() if step_of(path) >= 0 and not path.is_symlink()]
-    return sorted(folders, key=step_of, reverse=True)
+    paths = [path for path in Path(folder).iterdir() if not path.is_symlink()]
+    return sorted([path for path in paths if step_of(path) >= 0], key=step_of, reverse=True)
 
 
 def newest(folder, run_id):
-    """Return (newest whole checkpoint or None, a line per folder that is not); those newer than it are removed.
+    """Return (newest whole checkpoint or None, a line per newer folder, which is removed).
 
     Raises CheckpointError when saves have finished and none of them is whole.
     """
@@ -211,7 +219,8 @@ def newest(folder, run_id):
             discard(other)
         return path, lines + list(damaged.values())
     if damaged:
-        raise CheckpointError(f"expected a whole checkpoint, got none ({'; '.join(damaged.values())}); delete the "
+        reasons = "; ".join(damaged.values())
+        raise CheckpointError(f"expected a whole checkpoint, got none ({reasons}); delete the "
                               "checkpoint folders to start from step 0", file=short(folder))
     return None, lines
 

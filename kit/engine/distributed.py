@@ -1,4 +1,4 @@
-"""One process among several: join the others, share the last rows, gather a split model, notice a lost process.
+"""One process among several: join, share rows, gather a split model, notice a lost process.
 
 Lesson 10 shows what each of them is for.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from kit.engine import checkpoints, patches
 from kit.errors import DivergedError, KitError, SettingsError
 
-# Else torch.cuda.is_available() starts CUDA's driver, and no fork of a kernel that has called it can use CUDA.
+# Else torch.cuda.is_available() starts CUDA's driver, and a forked kernel cannot use CUDA.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 TIMEOUT = 600  # seconds a process waits for another one; the variable KIT_TIMEOUT sets others
 DISK_SECONDS = 30  # until a folder that one host makes must show on another
@@ -30,17 +30,18 @@ class LostError(KitError):
 
 
 def join(cpu=False) -> int:
-    """Meet the processes that accelerate launched and return their number; a second call only counts.
+    """Meet the processes that accelerate launched, once, and return their number.
 
-    cpu: the processes have no GPU. Raises SettingsError when fewer processes meet than were launched, and when
-    CPUs are to do what only GPUs can.
+    cpu: the processes have no GPU. Raises SettingsError when fewer processes meet than were
+    launched, and when CPUs are to do what only GPUs can.
     """
     from accelerate import PartialState
 
     strategies = [name for name in ("FSDP", "DEEPSPEED")
                   if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]
     if cpu and "DEEPSPEED" in strategies:
-        raise SettingsError("DeepSpeed's ZeRO: expected GPUs, got none; use configs/ddp.yaml or configs/fsdp2.yaml")
+        raise SettingsError("DeepSpeed's ZeRO: expected GPUs, got none; use configs/ddp.yaml or "
+                            "configs/fsdp2.yaml")
     if "FSDP" in strategies:
         patches.fsdp_in_float32()
         if cpu:
@@ -49,16 +50,16 @@ def join(cpu=False) -> int:
     wait = datetime.timedelta(seconds=float(os.environ.get("KIT_TIMEOUT", TIMEOUT)))
     count = PartialState(cpu=cpu, **({"timeout": wait} if launched > 1 else {})).num_processes
     if count != launched:
-        raise SettingsError(f"expected {launched} processes to train together, got {count}; unset your ACCELERATE_ "
-                            "variables, or on CPUs launch by `ACCELERATE_USE_CPU=true accelerate launch --config_file "
-                            "configs/ddp.yaml`")
+        raise SettingsError(f"expected {launched} processes to train together, got {count}; unset "
+                            "your ACCELERATE_ variables, or on CPUs launch by `ACCELERATE_USE_CPU="
+                            "true accelerate launch --config_file configs/ddp.yaml`")
     if launched == 1:
         patches.one_gpu()
     return count
 
 
 def _num_processes_of_launcher():
-    """Return N of `accelerate launch --num_processes=N`: without GPUs and a config it starts one process."""
+    """Return N of `accelerate launch --num_processes=N`, which without a GPU starts one."""
     import psutil
 
     parent = psutil.Process().parent()  # None for the first process of a container
@@ -88,8 +89,9 @@ def meet(folder):
     while not file.is_file() and time.monotonic() < until:
         time.sleep(0.2)  # a network disk shows a new folder late
     if not file.is_file():
-        raise SettingsError("expected a run folder that every host sees, got none on this host; set KIT_RUNS to a "
-                            "folder on a disk that all hosts share", file=checkpoints.short(folder))
+        raise SettingsError("expected a run folder that every host sees, got none on this host; "
+                            "set KIT_RUNS to a folder on a disk that all hosts share",
+                            file=checkpoints.short(folder))
 
 
 @contextlib.contextmanager
@@ -101,37 +103,40 @@ def watched(folder):
         if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not LOST.search(str(error)):
             raise
         first_line = re.sub(r"^\[\S+?:\d+\] ", "", str(error).splitlines()[0])[:120].rstrip(". ")
-        raise LostError(f"process {os.environ['RANK']}: another process or host is gone ({first_line}); its own "
-                        "output says why, and the same command goes on from the newest checkpoint",
-                        file=checkpoints.short(folder)) from None
+        raise LostError(f"process {os.environ['RANK']}: another process or host is gone "
+                        f"({first_line}); its own output says why, and the same command goes on "
+                        "from the newest checkpoint", file=checkpoints.short(folder)) from None
 
 
 def finite(model, step):
-    """Raise DivergedError when a weight is not finite: the loss has not seen the last update yet."""
+    """Raise DivergedError when a weight is not finite: no loss has seen the last update."""
     import torch
 
     weights = [p.detach() for p in model.parameters() if p.requires_grad]
-    parts = [p.to_local() if hasattr(p, "to_local") else p for p in weights]  # FSDP: each process checks its part
+    parts = [p.to_local() if hasattr(p, "to_local") else p for p in weights]  # under FSDP
     if not torch.stack([p.isfinite().all() for p in parts]).all():
-        raise DivergedError(f"step {step}: expected finite weights, got NaN or infinity; lower learning_rate")
+        raise DivergedError(f"step {step}: expected finite weights, got NaN or infinity; lower "
+                            "learning_rate")
 
 
 def as_split(trainer):
     """Return the model as FSDP2 will call it: on weights in bfloat16, those of the norms too.
 
-    TRL has split DPO's reference when the policy is still whole; its log-probabilities are those of rounded weights.
+    TRL has split DPO's reference when the policy is still whole; its log-probabilities are those of
+    rounded weights.
     """
     import torch
 
-    policy = trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.mixed_precision_policy
-    if not policy:
-        return trainer.model
-    weights = {name: p.detach().to(policy.param_dtype) for name, p in trainer.model.named_parameters()}
-    return lambda **inputs: torch.func.functional_call(trainer.model, weights, kwargs=inputs)
+    plugin, model = trainer.accelerator.state.fsdp_plugin, trainer.model
+    if not (trainer.is_fsdp_enabled and plugin.mixed_precision_policy):
+        return model
+    dtype = plugin.mixed_precision_policy.param_dtype
+    weights = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
+    return lambda **inputs: torch.func.functional_call(model, weights, kwargs=inputs)
 
 
 def describe(trainer, folder):
-    """Write beside the parts of a split model what `accelerate merge-weights` leaves out of a folder that loads."""
+    """Write beside a split model what `accelerate merge-weights` leaves out."""
     if trainer.is_fsdp_enabled and trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         for part in (model.config, model.generation_config, trainer.processing_class):
@@ -139,7 +144,7 @@ def describe(trainer, folder):
 
 
 def whole(trainer):
-    """Return the trained model, in process 0 at least: split weights are gathered, adapters are merged."""
+    """Return the trained model, in process 0 at least, with gathered weights, adapters merged."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     adapted = hasattr(model, "merge_and_unload")
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
@@ -163,11 +168,12 @@ def whole(trainer):
 
 
 def share_last_rows(trainer):
-    """Let the processes share the rows of an epoch's last micro batches: the step is then that of one process.
+    """Let the processes share the last rows of an epoch: the step is then that of one process.
 
-    accelerate 1.15 fills these micro batches up with rows of the first ones. Process 0 prints a warning where the rows
-    cannot be shared: fewer rows than processes, or other numbers of pairs for DPO, whose metrics TRL gathers by pair.
-    `trainer.rows_per_step` that the micro batches do not divide are dealt out unevenly at every step.
+    accelerate 1.15 fills these micro batches up with rows of the first ones. Process 0 prints a
+    warning where the rows cannot be shared: fewer rows than processes, or other numbers of pairs
+    for DPO, whose metrics TRL gathers by pair. `trainer.rows_per_step` that the micro batches do
+    not divide are dealt out unevenly at every step.
     """
     args, rows = trainer.args, trainer.train_dataset
     if args.world_size == 1 or not hasattr(rows, "__len__"):
@@ -179,15 +185,16 @@ def share_last_rows(trainer):
     by_pair = hasattr(trainer, "ref_model") and not hasattr(trainer, "mean_over_pairs")
     if step == size * count and (left < count or (left % count and by_pair)):
         if left and _reaches_end(args, len(rows)) and trainer.is_world_process_zero():
-            print(f"{len(rows)} rows leave {left} for {count} processes: the last step of an epoch takes "
-                  f"{size * count - left} rows twice, and differs from that of one process")
+            print(f"{len(rows)} rows leave {left} for {count} processes: the last step of an epoch "
+                  f"takes {size * count - left} rows twice, and differs from that of one process")
         return
     plain = trainer.get_train_dataloader
 
     def get_train_dataloader():
         loader = plain()
-        split = loader.batch_sampler  # accelerate's, which gives each process every count-th batch of the inner one
-        split.batch_sampler, split.batch_size = Shared(split.batch_sampler.sampler, size, count, step), None
+        split = loader.batch_sampler  # accelerate's: each process gets every count-th batch of it
+        split.batch_size = None
+        split.batch_sampler = Shared(split.batch_sampler.sampler, size, count, step)
         return loader
 
     trainer.get_train_dataloader = get_train_dataloader
@@ -195,12 +202,13 @@ def share_last_rows(trainer):
 
 def _reaches_end(args, rows):
     """Return whether the training comes to the last step of an epoch."""
-    last = math.ceil(rows / args.world_size / args.per_device_train_batch_size / args.gradient_accumulation_steps)
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    last = math.ceil(rows / batch)
     return args.max_steps >= last if args.max_steps > 0 else args.num_train_epochs >= 1
 
 
 class Shared:
-    """Batches of at most `size` rows for `count` processes; those of one group of `step` rows are about equally long."""
+    """Batches of at most `size` rows for `count` processes, equally long within a step."""
 
     def __init__(self, sampler, size, count, step=None):
         self.sampler, self.size, self.count, self.step = sampler, size, count, step or size * count
@@ -216,7 +224,7 @@ class Shared:
         rows = list(self.sampler)
         for at in range(0, len(rows), self.step):
             group = rows[at : at + self.step]
-            group += rows[: max(0, self.count - len(group))]  # each process needs a row; the first ones are taken again
+            group += rows[: max(0, self.count - len(group))]  # each process needs a row
             batches = self._batches(len(group))
             ends = [len(group) * k // batches for k in range(batches + 1)]
             yield from (group[a:b] for a, b in itertools.pairwise(ends))

@@ -1,4 +1,4 @@
-"""The fingerprint of a run: settings, data and model hashes that a resumed run must repeat, without secrets."""
+"""The fingerprint of a run: settings and hashes that a resume must repeat, without secrets."""
 
 import dataclasses
 import hashlib
@@ -14,16 +14,19 @@ from kit.engine import checkpoints
 from kit.errors import MissingError
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
-NEVER = ("push_to_hub", "save_only_model", "ignore_data_skip", "load_best_model_at_end", "auto_find_batch_size")
-SECRET = re.compile(r"(^|_)((hub|hf|auth|access|wandb)_token|api_?key|secret|password)$|^token$", re.IGNORECASE)
+NEVER = ("push_to_hub", "save_only_model", "ignore_data_skip", "load_best_model_at_end",
+         "auto_find_batch_size")
+SECRET = re.compile(r"(^|_)((hub|hf|auth|access|wandb)_token|api_?key|secret|password)$|^token$",
+                    re.IGNORECASE)
 # Trainer settings that change no weight; all others are part of what a resumed run must repeat.
-FREE = re.compile(r"(output_dir|run_name|report_to|disable_tqdm|project|local_rank|resume_from_checkpoint|ddp_timeout|"
-                  r"skip_memory_metrics|(hub|push|log|logging|save|trackio|do|eval|per_device_eval|dataloader_num|"
-                  r"dataloader_pin|dataloader_prefetch|dataloader_persistent|dataset_num)_.*)$")
+FREE = re.compile(r"(output_dir|run_name|report_to|disable_tqdm|project|local_rank|ddp_timeout|"
+                  r"resume_from_checkpoint|skip_memory_metrics|(hub|push|log|logging|save|trackio|"
+                  r"do|eval|per_device_eval|dataloader_num|dataloader_pin|dataloader_prefetch|"
+                  r"dataloader_persistent|dataset_num)_.*)$")
 
 
 def plain(value):
-    """Return a JSON-safe copy without secrets: no field that is named like one, no value that is one."""
+    """Return a JSON-safe copy without fields that are named like secrets or hold one."""
     secrets = [text for key, text in os.environ.items() if SECRET.search(key) and len(text) > 7]
 
     def clean(item):
@@ -56,29 +59,31 @@ def weights(folder):
     """Return {name, weights_sha256} of a model's folder, {name} of a hub id, None of None."""
     if folder is None or not Path(folder).is_dir():
         return folder and {"name": str(folder)}
-    return {"name": checkpoints.short(Path(folder).absolute()), "weights_sha256": checkpoints.weights_sha256(folder)}
+    return {"name": checkpoints.short(Path(folder).absolute()),
+            "weights_sha256": checkpoints.weights_sha256(folder)}
 
 
 def environment() -> dict:
-    """Return versions, threads and device: other ones give the same steps, but not the same last bits."""
+    """Return versions, threads and device: others give equal steps, but for the last bits."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES},
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **versions,
             "threads": torch.get_num_threads(), "device": device}
 
 
 def unfit(args, expected) -> list:
-    """Return the trainer arguments that a run with the `expected` ones cannot record or resume exactly."""
-    wrong = [key for key, value in expected.items() if key != "report_to" and getattr(args, key) != value]
+    """Return the trainer arguments with which a run cannot record or resume exactly."""
+    wrong = [key for key in expected if getattr(args, key) != expected[key] and key != "report_to"]
     wrong += [key for key in NEVER if getattr(args, key)]
-    if args.train_sampling_strategy == "group_by_length":  # draws another order when an epoch is resumed
+    if args.train_sampling_strategy == "group_by_length":  # draws another order at a resume
         wrong.append("train_sampling_strategy=group_by_length")
     return wrong
 
 
 def settings(trainer, tokenizer):
-    """Return what decides the weights beside the parameters: trainer, arguments, model config, tokenizer, rows."""
+    """Return what decides the weights: trainer, its arguments, model config, tokenizer, rows."""
     vocabulary = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map])
     values = {key: value for key, value in trainer.args.to_dict().items() if not FREE.match(key)}
     values |= {f"config.{key}": value for key, value in trainer.model.config.to_dict().items()
@@ -87,7 +92,8 @@ def settings(trainer, tokenizer):
         values |= {f"{name}.{key}": value for key, value in adapter.to_dict().items()
                    if key not in ("base_model_name_or_path", "peft_version")}
     values |= {"trainer": type(trainer).__name__, "rows": _rows(trainer.train_dataset),
-               "world_size": trainer.args.world_size, "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
+               "world_size": trainer.args.world_size,
+               "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
                "template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()}
     return plain(values)
 
@@ -96,7 +102,8 @@ def _rows(dataset):
     """Return the sha256 of the encoded rows in their order; None for a stream."""
     if not hasattr(dataset, "num_rows"):
         return None
-    columns = [name for name in sorted(dataset.column_names) if not name.startswith("ref_")]  # floats of a GPU differ
+    # Without ref_chosen_logps and ref_rejected_logps: floats of a GPU differ.
+    columns = [name for name in sorted(dataset.column_names) if not name.startswith("ref_")]
     digest = hashlib.sha256()
     for table in dataset.select_columns(columns).with_format("arrow").iter(1000):
         for batch in table.combine_chunks().to_batches():
@@ -105,9 +112,10 @@ def _rows(dataset):
 
 
 def batch_hash(batch) -> tuple:
-    """Return (64-bit hash, tokens) of a batch, the same however its rows are padded, split or ordered.
+    """Return (64-bit hash, tokens) of a batch, however its rows are padded, split or ordered.
 
-    The hash is the sum over rows of the start of sha256(ids, what is trained); tokens counts no padding.
+    The hash is the sum over rows of the start of sha256(ids, what is trained); tokens counts no
+    padding.
     """
     ids = batch["input_ids"].cpu().numpy()
     trained = batch["labels" if "labels" in batch else "completion_mask"].cpu().numpy()
@@ -116,8 +124,8 @@ def batch_hash(batch) -> tuple:
         rows = [(ids[0, a:b], trained[0, a:b]) for a, b in itertools.pairwise(ends)]
     else:
         masks = batch["attention_mask"].bool().cpu().numpy()
-        rows = [(row[mask], part[mask]) for row, part, mask in zip(ids, trained, masks, strict=True)]
-    side = len(rows) // 2 if "completion_mask" in batch else 0  # DPO: chosen rows first; swapped sides must show
+        rows = [(row[mask], part[mask]) for row, part, mask in zip(ids, trained, masks)]
+    side = len(rows) // 2 if "completion_mask" in batch else 0  # DPO: chosen rows come first
     total = 0
     for number, (row, part) in enumerate(rows):
         digest = hashlib.sha256(bytes([number < side]) + row.tobytes() + part.tobytes()).digest()
@@ -137,11 +145,11 @@ def _start(value):
 
 
 def _flat(facts):
-    """Return one dict of all values; the name of a model does not count beside its weights, nor where metrics go."""
+    """Return one dict of all values that count: not where metrics go, nor a name of weights."""
     flat = {}
     for group, values in facts.items():
         values = values if isinstance(values, dict) else {"": values}
         names = {"report_to"} | ({"name"} if "weights_sha256" in values else set())
         prefix = "" if group in ("params", "settings") else f"{group} "
-        flat |= {f"{prefix}{key}".strip(): value for key, value in values.items() if key not in names}
+        flat |= {f"{prefix}{key}".strip(): values[key] for key in values if key not in names}
     return flat

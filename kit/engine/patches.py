@@ -1,4 +1,4 @@
-"""Every change that the kit makes to classes and functions of transformers, accelerate, TRL and Liger.
+"""Every change that the kit makes to classes of transformers, accelerate, TRL and Liger.
 
 Each function names what the library does without it, the version that does it, and when it can go.
 """
@@ -12,8 +12,8 @@ from kit.errors import MissingError
 def one_gpu():
     """Let one process train on one GPU.
 
-    transformers 5.23 makes a DataParallel model of all visible GPUs (`TrainingArguments.n_gpu`), which TRL 1.16
-    refuses. It can go when a Trainer with several visible GPUs trains on one.
+    transformers 5.23 makes a DataParallel model of all visible GPUs (`TrainingArguments.n_gpu`),
+    which TRL 1.16 refuses. It can go when a Trainer with several visible GPUs trains on one.
     """
     from transformers import TrainingArguments
 
@@ -28,8 +28,8 @@ def one_gpu():
 def checkpointing_name():
     """Answer the old name of a property without its FutureWarning.
 
-    TRL 1.16 and peft 0.21 still read `is_gradient_checkpointing`, and transformers 5.23 warns in every run. It can go
-    when both read `is_activation_checkpointing`.
+    TRL 1.16 and peft 0.21 still read `is_gradient_checkpointing`, and transformers 5.23 warns in
+    every run. It can go when both read `is_activation_checkpointing`.
     """
     from transformers import PreTrainedModel
 
@@ -40,8 +40,8 @@ def checkpointing_name():
 def fsdp_in_float32():
     """Let FSDP2 sum gradients and return log-probabilities in float32, as DDP does.
 
-    accelerate 1.15 rounds both to bfloat16 (`set_mixed_precision`), a log-probability of -6 to the nearest 1/32. It can
-    go when accelerate has a setting for the two.
+    accelerate 1.15 rounds both to bfloat16 (`set_mixed_precision`), a log-probability of -6 to the
+    nearest 1/32. It can go when accelerate has a setting for the two.
     """
     import dataclasses
 
@@ -61,8 +61,9 @@ def fsdp_in_float32():
 def fsdp_on_cpu():
     """Let accelerate split a model over CPU processes.
 
-    accelerate 1.15 reads its FSDP settings for GPUs only, and otherwise trains by DDP without a word. It can go when
-    accelerate splits on CPUs, or when no lesson and no test shows FSDP without a GPU.
+    accelerate 1.15 reads its FSDP settings for GPUs only, and otherwise trains by DDP without a
+    word. It can go when accelerate splits on CPUs, or when no lesson and no test shows FSDP without
+    a GPU.
     """
     from accelerate import PartialState
     from accelerate.utils import DistributedType
@@ -78,16 +79,17 @@ def fsdp_on_cpu():
 
 
 def narrow_states(model):
-    """Give the states between layers the dtype of autocast, as with bfloat16 weights; the weights stay float32.
+    """Give the states between layers the dtype of autocast; the weights stay float32.
 
-    torch 2.13 keeps the embedding's output, and with it the sum of all layers, in float32 under autocast. It can go
-    when the model's own embedding does this.
+    torch 2.13 keeps the embedding's output, and with it the sum of all layers, in float32 under
+    autocast. It can go when the model's own embedding does this.
     """
     import torch
 
     def narrow(embedding, ids, states):
         kind = states.device.type
-        return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+        return states.to(dtype)
 
     model.get_input_embeddings().register_forward_hook(narrow)
 
@@ -95,17 +97,20 @@ def narrow_states(model):
 def fuse_layers(model):
     """Compute norm, rotary and gated layers of `model` by Liger's kernels (CUDA); return the model.
 
-    TRL 1.16 deprecates its own switch for them. TRL's head stays, so Liger's losses are left out. Liger 0.6 also
-    replaces the classes of transformers, and every later model, on a CPU too, would use its kernels: the classes are
-    put back. It can go when Liger changes one instance only. Raises MissingError where Liger is not installed.
+    TRL 1.16 deprecates its own switch for them. TRL's head stays, so Liger's losses are left out.
+    Liger 0.6 also replaces the classes of transformers, and every later model, on a CPU too, would
+    use its kernels: the classes are put back. It can go when Liger changes one instance only.
+    Raises MissingError where Liger is not installed.
     """
     try:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
     except ImportError:
-        raise MissingError("fused layers need the package liger-kernel; run `pip install liger-kernel`") from None
+        raise MissingError("fused layers: expected the package liger-kernel, got none; run `pip "
+                           "install liger-kernel`") from None
     module = sys.modules[type(model.base_model).__module__]
     before = dict(vars(module))
-    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
+    _apply_liger_kernel_to_instance(model=model, cross_entropy=False,
+                                    fused_linear_cross_entropy=False)
     after = dict(vars(module))
     vars(module).update(before)
     plain, fused = (names.get("apply_rotary_pos_emb") for names in (before, after))
@@ -120,11 +125,11 @@ def _rotary(plain, fused, query, *args, **kwargs):
 
 
 def score_trained_ids_only():
-    """Make TRL's language-model head skip the ids that are not in the loss on a CPU too, as it does on a GPU.
+    """Make TRL's head skip the ids that are not in the loss on a CPU too, as on a GPU.
 
-    TRL 1.16 scores every position on a CPU and then masks; ids, loss and gradients are the same either way. The name
-    of the switch is private, so a test compares the losses, and nothing happens where the name is gone. It can go when
-    TRL skips these ids on CPUs.
+    TRL 1.16 scores every position on a CPU and then masks; ids, loss and gradients are the same
+    either way. The name of the switch is private, so a test compares the losses, and nothing
+    happens where the name is gone. It can go when TRL skips these ids on CPUs.
     """
     import trl.trainer.utils as trl_utils
 

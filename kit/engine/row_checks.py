@@ -41,7 +41,8 @@ def describe(value) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return f"an object with {named(value) or 'no fields'}"
-    return json.dumps(value)[:WIDTH]
+    word = "" if value is None or isinstance(value, bool) else "the number "
+    return word + json.dumps(value)[:WIDTH]
 
 
 def columns_of(row, kind="auto", extra=False):
@@ -52,7 +53,8 @@ def columns_of(row, kind="auto", extra=False):
     columns = set(row)
     extra = extra and not columns & {"tools", "tool_calls"}
     for name, fields in FORMS:
-        if kind in ("auto", name) and columns >= set(fields) and (extra or len(columns) == len(fields)):
+        other = columns - set(fields)
+        if kind in ("auto", name) and columns >= set(fields) and (extra or not other):
             return name, fields
     return None
 

@@ -9,16 +9,23 @@ import pytest
 from kit import export
 from kit.errors import SettingsError
 
-TITLE = "# 03 · Chat: train on answers only\n\nWe turn *messages* into ids and a `loss mask`.\n\n*10 s*"
+TITLE = (
+    "# 03 · Chat: train on answers only\n\nWe turn *messages* into ids and a `loss mask`.\n\n*10 s*"
+)
 CELLS = [
-    ("export", """
+    (
+        "export",
+        """
 import sys, os
 from pathlib import Path
 from kit import records, show
 from kit.errors import SettingsError
 from kit.settings import Settings
-"""),
-    ("parameters", '''
+""",
+    ),
+    (
+        "parameters",
+        '''
 from dataclasses import dataclass
 
 @dataclass(frozen=True)
@@ -29,9 +36,12 @@ class Params(Settings):
     name: str = "chat"  # run to write
 
 PARAMS = Params()
-'''),
+''',
+    ),
     ("", "records.read('x')\n%matplotlib inline"),
-    ("export", '''
+    (
+        "export",
+        """
 LIMIT = 3 * 8  # rows
 
 # Why: the mask decides.
@@ -45,12 +55,16 @@ def check(params):
     if params.epochs > 4:
         raise KeyboardInterrupt
     assert isinstance(Path("."), Path)
-'''),
-    ("main", '''
+""",
+    ),
+    (
+        "main",
+        """
 check(PARAMS)
 for i in range(2):
     print(i, mask([24, 1]), PARAMS.name)  # a trap
-'''),
+""",
+    ),
 ]
 EXPECTED = '''\
 """03 · Chat: train on answers only.
@@ -115,8 +129,13 @@ def notebook(folder, cells, name="03_chat.ipynb", title=TITLE, **metadata):
 
 
 def run(*command):
-    return subprocess.run([sys.executable, *map(str, command)], check=False, capture_output=True,
-                          text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +166,17 @@ def test_help_says_what_the_script_does_with_an_example(exported):
     assert "We turn messages into ids" in done.stdout and "passes over the data" in done.stdout
 
 
-@pytest.mark.parametrize("flags, code, output, error", [
-    ([], 0, "0 [0, 1] chat", ""),
-    (["--name", "mine"], 0, "0 [0, 1] mine", ""),
-    (["--epochs", "6"], 2, "", "SettingsError: expected at most 5 epochs\n"),
-    (["--epochs", "5"], 130, "", ""),
-    (["--epoch", "1"], 2, "", "did you mean epochs?"),
-    (["--epochs", "-1"], 2, "", "epochs: expected > 0"),
-])
+@pytest.mark.parametrize(
+    "flags, code, output, error",
+    [
+        ([], 0, "0 [0, 1] chat", ""),
+        (["--name", "mine"], 0, "0 [0, 1] mine", ""),
+        (["--epochs", "6"], 2, "", "SettingsError: expected at most 5 epochs\n"),
+        (["--epochs", "5"], 130, "", ""),
+        (["--epoch", "1"], 2, "", "did you mean epochs?"),
+        (["--epochs", "-1"], 2, "", "epochs: expected > 0"),
+    ],
+)
 def test_flags_and_exit_codes(exported, flags, code, output, error):
     done = run(exported, *flags)
     assert done.returncode == code, done.stderr
@@ -162,19 +184,28 @@ def test_flags_and_exit_codes(exported, flags, code, output, error):
     assert len(done.stderr.splitlines()) == bool(error)
 
 
-@pytest.mark.parametrize("cells, sentence", [
-    ([("export", "%matplotlib inline")], "code cell 1: expected Python, got '%matplotlib inline'"),
-    ([("", "1"), ("export", "x = 1\n!ls")], "code cell 2: expected Python, got '!ls'"),
-    ([("main", "print?")], "code cell 1: expected Python"),
-    ([("export", "x = len('a')")], "code cell 1: expected imports and definitions, got \"x = len('a')\""),
-    ([("export", "print(1)")], "expected imports and definitions, got 'print(1)'; move it to"),
-    ([("main", "display(1)")], "Undefined name `display`"),
-    ([("", "rows = 1"), ("main", "print(rows)")], "Undefined name `rows`"),
-    ([("export", "def f():\n    return lost")], "Undefined name `lost`"),
-    ([("export", "def f():\n    pass\ndef f():\n    pass")], "Redefinition of unused `f`"),
-    ([("main", "x = '''a\nb'''\nprint(x)")], "expected no string over several lines"),
-    ([("", "x = 1")], "expected a code cell tagged parameters, export or main, got none"),
-])
+@pytest.mark.parametrize(
+    "cells, sentence",
+    [
+        (
+            [("export", "%matplotlib inline")],
+            "code cell 1: expected Python, got '%matplotlib inline'",
+        ),
+        ([("", "1"), ("export", "x = 1\n!ls")], "code cell 2: expected Python, got '!ls'"),
+        ([("main", "print?")], "code cell 1: expected Python"),
+        (
+            [("export", "x = len('a')")],
+            "code cell 1: expected imports and definitions, got \"x = len('a')\"",
+        ),
+        ([("export", "print(1)")], "expected imports and definitions, got 'print(1)'; move it to"),
+        ([("main", "display(1)")], "Undefined name `display`"),
+        ([("", "rows = 1"), ("main", "print(rows)")], "Undefined name `rows`"),
+        ([("export", "def f():\n    return lost")], "Undefined name `lost`"),
+        ([("export", "def f():\n    pass\ndef f():\n    pass")], "Redefinition of unused `f`"),
+        ([("main", "x = '''a\nb'''\nprint(x)")], "expected no string over several lines"),
+        ([("", "x = 1")], "expected a code cell tagged parameters, export or main, got none"),
+    ],
+)
 def test_refused(tmp_path, cells, sentence):
     with pytest.raises(SettingsError) as refused:
         export.script(notebook(tmp_path, cells))
@@ -185,7 +216,9 @@ def test_refused(tmp_path, cells, sentence):
 def test_not_a_notebook(tmp_path, text):
     if text:
         (tmp_path / "bad.ipynb").write_text(text)
-    with pytest.raises(SettingsError, match="bad.ipynb: expected a notebook, .*; name one saved by"):
+    with pytest.raises(
+        SettingsError, match="bad.ipynb: expected a notebook, .*; name one saved by"
+    ):
         export.script(tmp_path / "bad.ipynb")
 
 
@@ -201,10 +234,16 @@ def test_arguments_of_params_stay_the_defaults(tmp_path):
 
 
 def test_an_import_with_a_reason_stays(tmp_path):
-    cells = [("export", "import torch  # noqa: F401  registers the operator\nimport sys"),
-             ("main", "print(sys.path)")]
+    cells = [
+        ("export", "import torch  # noqa: F401  registers the operator\nimport sys"),
+        ("main", "print(sys.path)"),
+    ]
     text = export.script(notebook(tmp_path, cells))[1]
-    order = ["import sys\n", "import torch  # noqa: F401  registers the operator\n", "from kit.errors"]
+    order = [
+        "import sys\n",
+        "import torch  # noqa: F401  registers the operator\n",
+        "from kit.errors",
+    ]
     assert sorted(order, key=text.index) == order
 
 
@@ -214,7 +253,7 @@ def test_functions_see_the_names_of_the_main_cell(tmp_path):
     assert run(tmp_path / "chat.py").stdout == "2\n"
 
 
-def test_check_shows_stale_scripts(tmp_path):
+def test_check_names_stale_scripts(tmp_path):
     file = notebook(tmp_path, [("main", 'print("new")')], kit={"script": "mine.py"})
     command = ("-m", "kit.export", file, "--out", tmp_path)
     assert run(*command, "--check").returncode == 1
@@ -224,9 +263,9 @@ def test_check_shows_stale_scripts(tmp_path):
     target.write_text(target.read_text().replace("new", "old"))
     stale = run(*command, "--check")
     assert stale.returncode == 1
-    assert '-        print("old")' in stale.stdout and '+        print("new")' in stale.stdout
-    assert stale.stderr == ("mine.py: expected what the notebook exports to, got other text; run "
-                            "python -m kit.export\n")
+    assert stale.stderr == (
+        "mine.py: expected what the notebook exports to, got other text; run python -m kit.export\n"
+    )
 
 
 @pytest.mark.parametrize("maker", ["03_chat.ipynb", "no notebook"])
@@ -240,7 +279,9 @@ def test_the_script_of_another_notebook_is_never_overwritten(tmp_path, maker):
     copy = notebook(tmp_path, CELLS, "shop.ipynb", kit={"script": "chat.py"})
     done = run("-m", "kit.export", copy, "--out", tmp_path)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert f"expected no script or one of shop.ipynb, got one made by {maker}; choose" in done.stderr
+    assert (
+        f"expected no script or one of shop.ipynb, got one made by {maker}; choose" in done.stderr
+    )
     assert target.read_text() == text
 
 
@@ -257,4 +298,5 @@ def test_without_names_a_copy_of_a_lesson_is_left_out(tmp_path, monkeypatch, cap
     export.main(["--out", str(tmp_path / "scripts")])
     assert capsys.readouterr().out == (
         "03_chat-Copy1.ipynb: left out, because 03_chat.ipynb makes scripts/chat.py\n"
-        f"03_chat.ipynb -> {tmp_path / 'scripts' / 'chat.py'}\n")
+        f"03_chat.ipynb -> {tmp_path / 'scripts' / 'chat.py'}\n"
+    )

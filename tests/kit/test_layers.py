@@ -17,8 +17,8 @@ import pytest
 import kit
 
 FOLDER = Path(kit.__file__).parent
-ORDER = """errors settings models show chat records tasks scoring memory speed runs preflight sft dpo
-grpo ship launch export cli __main__""".split()
+ORDER = """errors settings models show chat records tasks scoring memory speed runs preflight sft
+dpo grpo ship launch export cli __main__""".split()
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "pyarrow"}
 HEAVY |= {"pandas", "numpy", "matplotlib", "ipywidgets", "IPython", "liger_kernel", "wandb"}
 TORCH_AT_THE_TOP = {"engine.recorder"}
@@ -114,12 +114,19 @@ def long_functions(trees):
 
 def import_seconds(module, folder=FOLDER.parent):
     """Return the fastest of three imports in fresh processes, and the packages that it loads."""
-    probe = ("import sys, time\nstart = time.perf_counter()\n"
-             f"import {module}\nprint(time.perf_counter() - start, *sys.modules)")
+    probe = (
+        "import sys, time\nstart = time.perf_counter()\n"
+        f"import {module}\nprint(time.perf_counter() - start, *sys.modules)"
+    )
     runs = []
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True,
-                              check=True, env=os.environ | {"PYTHONPATH": str(folder)})
+        done = subprocess.run(
+            [sys.executable, "-c", probe],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": str(folder)},
+        )
         seconds, *names = done.stdout.split()
         runs.append((float(seconds), {name.split(".")[0] for name in names}))
     return min(run[0] for run in runs), runs[0][1]
@@ -160,7 +167,9 @@ def test_import_is_fast_and_light():
     assert seconds < 0.2 and not packages & HEAVY
 
 
-@pytest.mark.parametrize("name", ["errors", "settings", "records", "tasks", "memory", "export", "cli"])
+@pytest.mark.parametrize(
+    "name", ["errors", "settings", "records", "tasks", "memory", "export", "cli"]
+)
 def test_commands_that_need_no_model_load_nothing_heavy(name):
     if name in TREES:
         assert not import_seconds(f"kit.{name}")[1] & HEAVY
@@ -194,21 +203,39 @@ def tree(folder, **files):
 
 
 def test_a_circle_through_a_function_is_seen(tmp_path):
-    trees = tree(tmp_path, chat="def f():\n    from kit.show import g\n", show="import kit.runs\n",
-                 runs="from kit import chat as talk\n", errors="import json\n")
+    trees = tree(
+        tmp_path,
+        chat="def f():\n    from kit.show import g\n",
+        show="import kit.runs\n",
+        runs="from kit import chat as talk\n",
+        errors="import json\n",
+    )
     assert circles(imports(trees)) == ["chat", "runs", "show"]
 
 
-@pytest.mark.parametrize("line", ["import kit.cli", "from kit import cli", "from kit.cli import x",
-                                  "from . import cli", "from .cli import x"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import kit.cli",
+        "from kit import cli",
+        "from kit.cli import x",
+        "from . import cli",
+        "from .cli import x",
+    ],
+)
 def test_every_way_to_import_a_later_module_is_seen(tmp_path, line):
     trees = tree(tmp_path, chat=f"class A:\n    def f(self):\n        {line}\n", cli="x = 1\n")
     assert backward(imports(trees)) == ["chat imports cli, which comes later"]
 
 
 def test_an_import_out_of_engine_is_seen(tmp_path):
-    trees = tree(tmp_path, engine__a="from ..runs import x\nfrom kit.errors import KitError\n",
-                 engine__b="from .a import x\n", runs="from kit.engine import a\n", errors="")
+    trees = tree(
+        tmp_path,
+        engine__a="from ..runs import x\nfrom kit.errors import KitError\n",
+        engine__b="from .a import x\n",
+        runs="from kit.engine import a\n",
+        errors="",
+    )
     assert backward(imports(trees)) == ["engine.a imports runs, which is not in engine"]
 
 
@@ -224,5 +251,7 @@ def test_lines_are_counted_as_a_reader_counts_them(tmp_path):
     text = '"""Doc.\n\nMore."""\n\nimport os  # why\n# a comment\n\ndef f():\n    """Doc."""\n'
     text += '    return """a\nb"""\n'
     assert code_lines(text) == 4
-    trees = tree(tmp_path, chat="def f():\n" + "    x = 1\n" * 40, show="def f():\n" + "    x = 1\n" * 39)
+    trees = tree(
+        tmp_path, chat="def f():\n" + "    x = 1\n" * 40, show="def f():\n" + "    x = 1\n" * 39
+    )
     assert long_functions(trees) == {"chat.f": 41}

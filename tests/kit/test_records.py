@@ -214,7 +214,7 @@ def test_all_problems_of_a_file_in_one_error(tmp_path):
     name = str(file)
     assert error.problems == [
         Problem(name, 2, "prompt", "text that is not empty", "''"),
-        Problem(name, 2, "completion", "text", "7"),
+        Problem(name, 2, "completion", "text", "the number 7"),
         Problem(name, 3, None, "JSON",
                 "Expecting property name enclosed in double quotes at character 2"),
         Problem(name, 4, None, "exactly prompt, completion or text",
@@ -362,7 +362,7 @@ def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
                            {"role": "assistant", "content": "a", "tool_calls": []}, 5]},
      [("messages[1]", "an object with exactly role and content",
        "an object with role, content, tool_calls (tool calls are not supported)"),
-      ("messages[2]", "an object with exactly role and content", "5")]),
+      ("messages[2]", "an object with exactly role and content", "the number 5")]),
     ("chat", {"messages": [{"from": "human", "value": "u"}]},
      [("messages[0]", "an object with exactly role and content", "an object with from, value (rename conversations, from, value, human and gpt to messages, role, "
        "content, user and assistant)")]),
@@ -373,8 +373,8 @@ def test_bad_rows(tmp_path, kind, row, want):
 
 @pytest.mark.parametrize("line, want", [
     ('{"text": "a", "text": "b"}', (None, "JSON", "the field text twice")),
-    ('{"text": NaN}', ("text", "text", "NaN")),
-    ('{"text": -Infinity}', ("text", "text", "-Infinity")),
+    ('{"text": NaN}', ("text", "text", "the number NaN")),
+    ('{"text": -Infinity}', ("text", "text", "the number -Infinity")),
     ('{"text": ' + "9" * 5000 + "}", (None, "JSON", "Exceeds the limit (4300 digits) for integer string conversion")),
     ("[" * 100_000, (None, "JSON", "maximum recursion depth exceeded while decoding a JSON array "
      "from a unicode string")),
@@ -385,7 +385,7 @@ def test_bad_rows(tmp_path, kind, row, want):
                        "Expecting property name enclosed in double quotes at character 2")),
     ("\ufeff" + '{"text": "a"}', (None, "JSON", "Unexpected UTF-8 BOM (decode using utf-8-sig) at character 1")),
     ('{"text": "a\tb"}', (None, "JSON", "Invalid control character at at character 12")),
-    ('{"text": 1e999}', ("text", "text", "Infinity")),
+    ('{"text": 1e999}', ("text", "text", "the number Infinity")),
 ])
 def test_bad_lines(tmp_path, line, want):
     assert faults(tmp_path, "completion", line) == [want]
@@ -555,8 +555,8 @@ def test_rows_too_long_become_rejections_with_their_line(tmp_path, capsys):
     rows = records.read(file, on_bad="skip")
     rest = records.split_too_long(rows, [1, 3, 2, 3, 4], 2)
     assert capsys.readouterr().out.replace(str(file), "a.jsonl") == (
-        "a.jsonl: 3 of 5 rows are left out, because they are longer than max_length = 2 "
-        "(3 to 4 tokens).\n")
+        "a.jsonl: rejected: 1 of 6 rows; equal to an earlier row: 1 (line 4 equals line 2); left out "
+        "as longer than max_length = 2: 3 of 5 rows (3 to 4 tokens).\n")
     assert list(rest) == [{"text": "a"}, {"text": "cc"}] and rest.lines[1] == 3
     limit = "at most max_length = 2 tokens"
     assert [(p.line, p.expected, p.got) for p in rest.rejected[:3]] == [
@@ -568,7 +568,8 @@ def test_rows_too_long_become_rejections_with_their_line(tmp_path, capsys):
         (p, raw[p.line - 1]) for p in rest.rejected] and len(rest.rejected) == 4
     assert (rows.duplicates, rest.duplicates) == ([(4, 2, True)], [])
     assert len(rows) == 5 and len(rows.rejected) == 1
-    assert records.split_too_long(rows, [1] * 5, 2) is rows and capsys.readouterr().out == ""
+    plain = records.read(write(tmp_path / "b.jsonl", [{"text": text} for text in "ab"]))
+    assert records.split_too_long(plain, [1, 2], 2) is plain and capsys.readouterr().out == ""
 
 
 def test_only_rows_that_are_too_long_name_max_length_and_can_still_be_written(tmp_path):

@@ -25,7 +25,7 @@ LINES = [
 ]
 GOOD = [(1, " NA ", "null"), (2, "caf\u00e9 \ufb01ve", "007"), (10, "2024-01-01", "1e5\r\n"), (11, " NA ", "null"),
         (12, "na", "NULL")]
-FAULTS = [(4, None, "the field prompt twice"), (5, "completion", "NaN"),
+FAULTS = [(4, None, "the field prompt twice"), (5, "completion", "the number NaN"),
           (6, None, "the byte 0xe9 after '{\"prompt\": \"bytes '"), (7, "completion", "'  '"),
           (8, None, "the columns prompt, completion, label"),
           (9, "prompt", "the lone surrogate '\\ud800'")]

@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kit import models, speed
+from kit.engine import patches
 from kit.errors import MissingError, SettingsError
 
 SIZES = {
@@ -136,16 +137,12 @@ def test_states_are_narrow_under_autocast_only():
 def test_fused_layers_without_liger_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
     with pytest.raises(MissingError, match="pip install liger-kernel"):
-        models.fused_layers(tiny())
+        patches.fuse_layers(tiny())
 
 
 def test_without_liger_a_gpu_prints_one_sentence(monkeypatch, capsys):
-    monkeypatch.setitem(
-        sys.modules, "liger_kernel.transformers", None
-    )  # as if it were not installed
-    models._say.cache_clear()
-    for _ in range(2):
-        models._fuse(tiny())
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)  # as if not installed
+    models.fuse(tiny())
     assert capsys.readouterr().out == (
         "training on this GPU would be faster: fused layers need the package liger-kernel; "
         "run `pip install liger-kernel`\n"
@@ -173,7 +170,7 @@ def test_fused_layers_leave_other_models_alone(monkeypatch):
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", modeling_llama.apply_rotary_pos_emb)
     ids = torch.randint(97, (2, 7))
     plain = tiny()(ids).logits
-    assert models.fused_layers(models.fused_layers(tiny())).fused
+    assert patches.fuse_layers(patches.fuse_layers(tiny())).fused
     assert torch.equal(tiny()(ids).logits, plain)
     assert not hasattr(
         modeling_llama.apply_rotary_pos_emb.args[0], "args"

@@ -18,7 +18,17 @@ LOCK = [
     if line and not line.startswith("#")
 ]
 PINS = {canonicalize_name(name): version for name, version in (line.split("==") for line in LOCK)}
-PROMISED = ["jupyterlab", "torch", "transformers", "accelerate", "trl", "datasets", "wandb", "ipywidgets", "nbval"]
+PROMISED = [
+    "jupyterlab",
+    "torch",
+    "transformers",
+    "accelerate",
+    "trl",
+    "datasets",
+    "wandb",
+    "ipywidgets",
+    "nbval",
+]
 
 
 def test_lock_is_exact_and_names_no_local_build():
@@ -34,7 +44,9 @@ def test_lock_fits_the_ranges_of_the_project():
     wanted = [Requirement(text) for text in texts]
     assert {canonicalize_name(r.name) for r in wanted} >= set(PROMISED)
     for requirement in wanted:
-        assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)]), requirement
+        assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)]), (
+            requirement
+        )
 
 
 def test_conda_file_takes_the_lock():
@@ -53,22 +65,31 @@ def test_one_range_of_python_versions_everywhere():
     assert "(3, 11) <= sys.version_info < (3, 15)" in makefile and "3.11 to 3.14" in makefile
 
 
-@pytest.mark.parametrize("version, code", [("3.10.9", 1), ("3.11.0", 0), ("3.14.2", 0), ("3.15.0", 1)])
+@pytest.mark.parametrize(
+    "version, code", [("3.10.9", 1), ("3.11.0", 0), ("3.14.2", 0), ("3.15.0", 1)]
+)
 def test_another_python_is_refused_in_one_sentence(version, code):
-    (check,) = re.findall(r"-c '(import sys; .*)'$", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+    (check,) = re.findall(
+        r"-c '(import sys; .*)'$", (PROJECT / "Makefile").read_text(), re.MULTILINE
+    )
     numbers = tuple(map(int, version.split(".")))
     mock = f"import sys; sys.version = {version!r}; sys.version_info = {numbers!r}; "
-    done = subprocess.run([sys.executable, "-c", mock + check], capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", mock + check], capture_output=True, text=True, check=False
+    )
     assert done.returncode == code
-    assert done.stderr == "" if code == 0 else (
-        f"expected Python 3.11 to 3.14, got {version}; " in done.stderr)
+    assert (
+        done.stderr == ""
+        if code == 0
+        else (f"expected Python 3.11 to 3.14, got {version}; " in done.stderr)
+    )
     assert len(done.stderr.splitlines()) == code
 
 
 def test_make_alone_lists_the_targets():
-    done = subprocess.run(["make", "--no-print-directory"], cwd=PROJECT, capture_output=True,
-                          text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     targets = re.findall(r"^([a-z0-9-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     assert re.findall(r"^  ([a-z0-9-]+) ", done.stdout, re.MULTILINE) == targets
 
@@ -80,7 +101,14 @@ def test_ruff_is_one_version_everywhere():
 
 
 def test_no_committed_text_names_a_home_folder():
-    command = ["git", "grep", "-nIE", r"(^|[^A-Za-z0-9._~/])/(root|home|Users)/[a-z]", "--", ":!tests"]
+    command = [
+        "git",
+        "grep",
+        "-nIE",
+        r"(^|[^A-Za-z0-9._~/])/(root|home|Users)/[a-z]",
+        "--",
+        ":!tests",
+    ]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
 

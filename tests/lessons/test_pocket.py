@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 POCKET = ROOT / "models" / "pocket"
+RECIPE = POCKET / "recipe"
 CARD = (POCKET / "README.md").read_text(encoding="utf-8")
 
 
@@ -38,14 +39,23 @@ def model():
 @pytest.fixture(scope="module")
 def clocks():
     """The recipe's table of times, loaded from its file without touching the import path."""
-    spec = importlib.util.spec_from_file_location("pocket_clocks", POCKET / "clocks.py")
+    spec = importlib.util.spec_from_file_location("pocket_clocks", RECIPE / "clocks.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def held_out():
-    return [json.loads(line) for line in (POCKET / "heldout.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (POCKET / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def by_hand():
+    """Return the hand-written phrases of the evaluation, lower case."""
+    lines = (ROOT / "data_samples/cron/by_hand.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["prompt"].strip().lower() for line in lines]
 
 
 def bits_per_byte(model, tokenizer, texts):
@@ -54,7 +64,11 @@ def bits_per_byte(model, tokenizer, texts):
     with torch.no_grad():
         for text in texts:
             ids = torch.tensor([[0, *tokenizer(text)["input_ids"], 0]])
-            nats += float(torch.nn.functional.cross_entropy(model(ids[:, :-1]).logits[0], ids[0, 1:], reduction="sum"))
+            nats += float(
+                torch.nn.functional.cross_entropy(
+                    model(ids[:, :-1]).logits[0], ids[0, 1:], reduction="sum"
+                )
+            )
             size += len(text.encode()) + 1
     return nats / math.log(2) / size
 
@@ -129,7 +143,9 @@ def test_it_reads_as_far_as_its_configuration_says(model, tokenizer):
     windows = torch.tensor(stream[: 4 * 1025]).view(4, 1025)
     with torch.no_grad():
         logits = model(windows[:, :-1]).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none")
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none"
+    )
     second, last = loss.view(4, 4, 256).mean((0, 2))[[1, 3]].tolist()
     assert model.config.max_position_embeddings == 1024
     assert last < 1.1 * second
@@ -155,14 +171,13 @@ def test_the_cron_detector_detects():
     assert not cron_expressions("at 9 o'clock on 5 days")
 
 
-@pytest.mark.parametrize("name", ["sample.txt", "heldout.jsonl"])
-def test_nothing_read_gives_the_examination_away(name):
-    text = (POCKET / name).read_text(encoding="utf-8").lower()
+@pytest.mark.parametrize("file", [RECIPE / "sample.txt", POCKET / "heldout.jsonl"])
+def test_nothing_read_gives_the_examination_away(file):
+    text = file.read_text(encoding="utf-8").lower()
     assert len(text.encode()) <= 2_000_000
     lines = [line for part in text.split("\n") for line in part.split("\\n")]
     assert not [found for line in lines for found in cron_expressions(line)]
-    rows = (ROOT / "data_samples" / "cron" / "phrases_by_hand.tsv").read_text(encoding="utf-8").lower().splitlines()[1:]
-    phrases = [row.split("\t")[0].strip() for row in rows]
+    phrases = by_hand()
     assert len(phrases) > 100
     assert not [phrase for phrase in phrases if phrase in text]
 
@@ -174,7 +189,9 @@ def test_times_written_in_two_ways_are_equal(clocks):
         for form in clocks.forms(hour, rest, random.Random(minute)):
             if not form[0].isdigit():
                 continue
-            h, m, half = re.fullmatch(r"(\d+)(?:[:.](\d\d))? ?(am|pm|a\.m\.|p\.m\.|hours)?", form).groups()
+            h, m, half = re.fullmatch(
+                r"(\d+)(?:[:.](\d\d))? ?(am|pm|a\.m\.|p\.m\.|hours)?", form
+            ).groups()
             h = int(h) % 12 + 12 * (half[0] == "p") if half and half != "hours" else int(h)
             assert (h, int(m or 0)) == (hour, rest), form
     assert [clocks.in_words(*t) for t in ((8, 15), (20, 45), (23, 35), (7, 37), (0, 5), (6, 1))] == [
@@ -189,15 +206,16 @@ def test_notes_hold_no_cron_and_no_phrase_of_the_examination():
         "import itertools, json, make, notes; "
         "print(json.dumps(list(itertools.islice(notes.documents(make.SEED), 9000))))"
     )
-    out = subprocess.run([sys.executable, "-c", code], cwd=POCKET, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=RECIPE, capture_output=True, text=True, check=True
+    ).stdout
     documents = json.loads(out)
     lines = [line for document in documents for line in document.split("\n")]
     assert len(lines) >= 20_000
     assert not [found for line in lines for found in cron_expressions(line)]
     text = "\n".join(documents).lower()
     assert "*" not in text
-    rows = (ROOT / "data_samples" / "cron" / "phrases_by_hand.tsv").read_text(encoding="utf-8").lower().splitlines()[1:]
-    assert not [row for row in rows if row.split("\t")[0].strip() in text]
+    assert not [phrase for phrase in by_hand() if phrase in text]
     assert len(set(documents)) > 0.95 * len(documents)
 
 
@@ -207,12 +225,23 @@ def test_notes_of_the_course_repeat_no_question_of_validation_or_test():
         "import itertools, json, rows; "
         "print(json.dumps([c[::2] for c in itertools.islice(rows.conversations(20261123), 5000)]))"
     )
-    out = subprocess.run([sys.executable, "-c", code], cwd=POCKET, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=RECIPE, capture_output=True, text=True, check=True
+    ).stdout
     drawn = {" ".join(text.casefold().split()) for requests in json.loads(out) for text in requests}
     assert len(drawn) > 5_000
     for name in ("validation", "test"):
-        lines = (ROOT / "data_samples" / "cron" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        turns = [m["content"] for line in lines for m in json.loads(line)["messages"] if m["role"] == "user"]
+        lines = (
+            (ROOT / "data_samples" / "cron" / f"{name}.jsonl")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        )
+        turns = [
+            m["content"]
+            for line in lines
+            for m in json.loads(line)["messages"]
+            if m["role"] == "user"
+        ]
         assert len(turns) >= 400
         assert not [turn for turn in turns if " ".join(turn.casefold().split()) in drawn]
 
@@ -222,7 +251,9 @@ def test_parts_of_a_line_are_its_numbers():
         "import rows; print([rows.plan_of(c).parts() for c in "
         "('*/15 9-11 * * 5-7', '0 9 1,15 */3 *', '* * * * *', '5 0-23/6 * 2 0')])"
     )
-    out = subprocess.run([sys.executable, "-c", code], cwd=POCKET, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=RECIPE, capture_output=True, text=True, check=True
+    ).stdout
     assert ast.literal_eval(out) == [
         ((0, 15, 30, 45), (9, 10, 11), None, None, (0, 5, 6)),
         ((0,), (9,), (1, 15), (1, 4, 7, 10), None),
@@ -238,13 +269,18 @@ def test_times_of_the_notes_are_the_numbers_beside_them():
         "[print(h, m, words.clock(h, m, random.Random(n)), sep=chr(9)) "
         "for h in range(24) for m in range(0, 60, 5) for n in range(20)]"
     )
-    out = subprocess.run([sys.executable, "-c", code], cwd=POCKET, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=RECIPE, capture_output=True, text=True, check=True
+    ).stdout
     read = 0
     for row in out.splitlines():
         hour, minute, said = row.split("\t")
         found = re.fullmatch(r"(\d{1,2})(?:[:.](\d\d))? ?([ap])(?:m|\.m\.)?", said, re.IGNORECASE)
         if found:
             h, m, half = found.groups()
-            assert (int(h) % 12 + 12 * (half.lower() == "p"), int(m or 0)) == (int(hour), int(minute)), row
+            assert (int(h) % 12 + 12 * (half.lower() == "p"), int(m or 0)) == (
+                int(hour),
+                int(minute),
+            ), row
             read += 1
     assert read > 1000
