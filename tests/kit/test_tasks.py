@@ -1,4 +1,4 @@
-"""A task is one file: what loads, what is refused with its line, what the ready-made judges accept."""
+"""A task is one file: what loads, what is refused with its line, what the judges accept."""
 
 import json
 import re
@@ -155,10 +155,10 @@ def test_a_conversation_stays_in_one_split(tmp_path):
 
 def test_too_few_rows_for_a_validation_split(folder):
     write(folder / "train.jsonl", [chat("one ticket", "refund"), chat("two", "cancel")])
-    with pytest.raises(
-        DataError, match="expected chat rows for validation, got none; add rows, or name a file"
-    ):
-        load(folder, FILES)
+    task = load(folder, FILES)
+    assert len(tasks.rows(task)) == 2
+    with pytest.raises(DataError, match="expected chat rows for validation, got none; add rows, or"):
+        tasks.rows(task, "validation")
     assert load(folder, FILES + "validation = 0.0\n").validation == 0
 
 
