@@ -62,7 +62,8 @@ def build(run, kind, gpu):
 
     count, micro = 8 * scale * STEPS, 4 * scale
     settings = {
-        **run.settings(save_steps=SAVE),
+        **run.settings(),
+        "save_steps": SAVE,
         **sft.hardware(2 * micro, micro),
         "max_steps": STEPS,
         "learning_rate": 1e-3,

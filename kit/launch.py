@@ -93,9 +93,12 @@ def notebook(function, num_processes, *args):
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     handlers = {number: signal.getsignal(number) for number in numbers}
     logging.disable(logging.CRITICAL)  # the launcher's own lines say less than our sentence
+    reader, writer = os.pipe()  # a fork that prints through the kernel's stream mixes its words
+    printer = threading.Thread(target=_print_lines, args=(reader, sys.stdout), daemon=True)
+    printer.start()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            job = (function, num_processes, folder, sys.stdout, args)
+            job = (function, num_processes, folder, writer, args)
             with patch_environment(**environment), contextlib.redirect_stdout(None):
                 notebook_launcher(_forked, job, num_processes, use_port=str(_port()))
             return pickle.loads(Path(folder, "result.pickle").read_bytes())
@@ -104,9 +107,17 @@ def notebook(function, num_processes, *args):
                 raise KeyboardInterrupt from None
             raise _failure(Path(folder), num_processes, print) from None
         finally:
+            os.close(writer)
+            printer.join()
             logging.disable(logging.NOTSET)
             for number, handler in handlers.items():
                 signal.signal(number, handler)  # torch replaces them and does not put them back
+
+
+def _print_lines(reader, stream):
+    with open(reader, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            print(line, end="", file=stream, flush=True)
 
 
 def _environment(num_processes):
@@ -229,8 +240,8 @@ def _process(num_processes, folder, file):
         os._exit(1) if num_processes > 1 else sys.exit(1)
 
 
-def _forked(function, num_processes, folder, stdout, args):
-    sys.stdout = stdout
+def _forked(function, num_processes, folder, writer, args):
+    sys.stdout = open(writer, "w", buffering=1, encoding="utf-8")  # noqa: SIM115  for the process
     logging.disable(logging.NOTSET)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # torch's handler hangs in a fork
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -16,6 +16,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import linecache
 import math
 import operator
 import re
@@ -57,6 +58,11 @@ class Settings:
     seed: int = 0  # order of the rows, dropout and adapters [>= 0]
     report_to: str = "none"  # trackers besides metrics.jsonl, separated by commas: wandb, ...
 
+    def __init_subclass__(cls):
+        frame = sys._getframe(1)  # the class statement; linecache holds files and notebook cells
+        lines = linecache.getlines(frame.f_code.co_filename)[frame.f_lineno - 1:]
+        cls.source = "".join(inspect.getblock(lines))
+
     def __post_init__(self):
         check(self)
         if not self.lora_rank and (self.lora_alpha or self.lora_dropout):
@@ -64,6 +70,9 @@ class Settings:
         for tracker in self.report_to.split(","):
             if tracker.strip() not in TRACKERS:
                 raise refusal("report_to", f"one or more of {', '.join(TRACKERS)}", repr(tracker))
+
+
+Settings.source = inspect.getsource(Settings)
 
 
 def check(instance):
@@ -108,22 +117,11 @@ def fields_of(cls) -> dict:
                             field=cls.__name__)
     comments, kinds = {}, typing.get_type_hints(cls)
     for base in reversed(cls.__mro__[:-1]):
-        comments |= dict(re.findall(r"^ +(\w+):[^#\n]*  # (.+?) *$", source_of(base), re.MULTILINE))
+        if not base.source:
+            raise SettingsError("expected the source of the class, got none; define it in a file "
+                                "or a notebook cell", field=base.__name__)
+        comments |= dict(re.findall(r"^ +(\w+):[^#\n]*  # (.+?) *$", base.source, re.MULTILINE))
     return {name: (kind, comments.get(name, "")) for name, kind in kinds.items()}
-
-
-def source_of(cls):
-    """Return the text of the class from its file, or from the newest cell that defines it."""
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-        # A class of a notebook has no file, but IPython keeps the text of its cells.
-        shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
-        for cell in reversed(shell.history_manager.input_hist_parsed if shell else []):
-            if text := re.search(rf"^class {cls.__name__}\b.*?(?=^\S|\Z)", cell, re.M | re.S):
-                return text[0]
-    raise SettingsError("expected the source of the class, got none; define it in a file or a "
-                        "notebook cell", field=cls.__name__)
 
 
 def from_flags(cls, argv=None):

@@ -6,7 +6,7 @@ needed. It names its files from its own folder. A bare file of rows is a task as
 the rows is the test, and the judge is `exact`.
 """
 
-import copy
+import contextlib
 import difflib
 import hashlib
 import json
@@ -15,17 +15,16 @@ import re
 import sys
 import traceback
 import types
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kit import records
-from kit.engine import row_checks
+from kit.engine import checkpoints, row_checks
 from kit.errors import DataError, KitError, MissingError, SettingsError
 
 SHIPPED = Path(__file__).parents[1] / "data_samples"
-TEST, VALIDATION = 0.1, 0.05  # shares of train, where the task names no file
+TEST, VALIDATION = 0.1, 0.1  # shares of train, where the task names no file
 SAMPLE = 100  # questions whose judge is tried on the reply of another row
 FILE, FUNCTION = (str, "a file name"), (Callable, "a function")
 FIELDS = {"system": (str, "text"), "train": FILE, "completions": FILE, "pairs": FILE,
@@ -118,7 +117,7 @@ def number(tolerance=0.0):
 def find(name) -> Path:
     """Return the file of a shipped task's name, or the file `name`, here or in the project."""
     if Path(name).suffix in (".py", *records.ENDINGS):
-        return Path(name) if Path(name).is_file() else records.find(name)
+        return records.find(name)
     names = sorted(f.stem for f in SHIPPED.glob("*/*.py") if f.stem == f.parent.name)
     if name in names:
         return records.find(Path(SHIPPED.name) / name / f"{name}.py")
@@ -161,17 +160,29 @@ def load(name, *, folder=None, on_bad="stop", check=True) -> Task:
     values |= {"tests": tests, "validation": path("validation", share),
                "system": values["system"] or "", "judge": values["judge"] or exact}
     task = Task(name=file.stem, file=file, source=source, module=code, **values)
-    task = _checked(task, on_bad) if check else task
-    return task if task.max_new_tokens else replace(task, max_new_tokens=256)
+    if check:
+        _check(task, on_bad)
+    return task if task.max_new_tokens else replace(task, max_new_tokens=_longest(task))
 
 
-def of_run(folder, check=True) -> Task:
-    """Return the task of a run folder: its task.py, with the rows beside the original file."""
-    name = json.loads((folder / "run.json").read_text("utf-8"))["params"]["task"]
-    if not (folder / "task.py").is_file():
-        return load(name, check=check)
-    original = find(name).parent if check else folder
+def of_run(folder, check=True):
+    """Return the task of a run folder, its task.py with the rows beside the original; or None."""
+    name = checkpoints.read_json(folder / "run.json").get("params", {}).get("task")
+    if not name or not (folder / "task.py").is_file():
+        return load(name, check=check) if name else None
+    original = folder
+    with contextlib.nullcontext() if check else contextlib.suppress(MissingError):
+        original = find(name).parent
     return replace(load(folder / "task.py", folder=original, check=check), name=Path(name).stem)
+
+
+def _longest(task):
+    """Return a length that cuts no right reply, because an id is at least one byte."""
+    try:
+        replies = [q.right for split in ("train", "test") for q in questions(task, split)]
+    except KitError:  # files that are missing or bad and were not to be checked
+        return 256
+    return max(len(reply.encode()) for reply in replies) + 2
 
 
 def _refusal(file, source, name, expected, got, advice, error=DataError):
@@ -242,15 +253,15 @@ def rows(task, split="train", kind=None, on_bad="stop"):
     file = file if isinstance(file, Path) else task.train
     kind = kind or {"pairs": "preferences", "completions": "completion"}.get(split, "chat")
     part = "validation" if split == "validation" else "train"
-    read = copy.copy(records.read(file, on_bad=on_bad, extra=True))
-    shaped = [(_SHAPES[kind](task, row), line) for row, line in zip(read, read.lines)
-              if file != task.train or _part(task, row) == part]
-    shaped = [(row, line) for row, line in shaped if row]
-    if not shaped:
-        raise DataError(f"expected {kind} rows for {split}, got none; add rows", file=str(file))
-    read.kind, read.form = kind, (tuple(shaped[0][0]), kind)
-    read.content = [json.dumps(row) for row, _ in shaped]
-    read.lines = array("Q", (line for _, line in shaped))
+
+    def change(row):
+        used = file != task.train or _part(task, row) == part
+        return _SHAPES[kind](task, row) if used else None
+
+    read = records.read(file, on_bad=on_bad, extra=True).mapped(kind, change)
+    if not len(read):
+        raise DataError(f"expected {kind} rows for {split}, got none; add rows, or name a file for "
+                        f"{split} in {task.file}", file=str(file))
     return read
 
 
@@ -315,11 +326,13 @@ def _preference(task, row):
 _SHAPES = {"chat": _chat, "completion": _completion, "preferences": _preference}
 
 
-def _checked(task, on_bad):
-    """Check a task; return it with `max_new_tokens`: an id is at least one byte of a reply."""
+def _check(task, on_bad):
+    """Refuse shared prompts, right replies that fail their judge, and a judge that sees nothing."""
     tests = questions(task)
     held_out = tests + (questions(task, "validation") if isinstance(task.validation, Path) else [])
     if on_bad == "stop":
+        if task.validation:
+            rows(task, "validation")
         for split in ("train", "completions", "pairs"):
             if getattr(task, split):
                 records.split_leaked(rows(task, split), held_out)
@@ -330,8 +343,6 @@ def _checked(task, on_bad):
                             f"{question.right!r}; correct this row or the judge in {task.file}",
                             file=question.place[0], line=question.place[1])
     _check_judge(task, tests)
-    longest = max(len(question.right.encode()) for question in held_out)
-    return task if task.max_new_tokens else replace(task, max_new_tokens=longest + 2)
 
 
 def accepts(task, reply, question, judge=None):

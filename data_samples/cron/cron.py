@@ -131,9 +131,7 @@ def _runs(values: list[int]) -> str:
             groups[-1].append(value)
         else:
             groups.append([value])
-    parts = (
-        [f"{g[0]}-{g[-1]}"] if len(g) > 2 else [str(value) for value in g] for g in groups
-    )
+    parts = ([f"{g[0]}-{g[-1]}"] if len(g) > 2 else [str(value) for value in g] for g in groups)
     return ",".join(part for group in parts for part in group)
 
 

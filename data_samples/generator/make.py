@@ -26,23 +26,46 @@ SEED, ROWS = 7, 9_000
 BY_HAND = HERE / "by_hand.jsonl"
 # Minute, hour, day of month, month, day of week: combinations that training never sees.
 HELD_SHAPES = frozenset(
-    tuple(shape.split()) for shape in (
-        "value value any range range", "step range any any value", "value list any list any",
+    tuple(shape.split())
+    for shape in (
+        "value value any range range",
+        "step range any any value",
+        "value list any list any",
         "value value list value any",
-        "value step any any list", "value list range any any",
+        "value step any any list",
+        "value list range any any",
     )
 )
 # The line of the scoreboard that a kind counts for.
-GROUPS = {"translate": "test split", "edit": "edits", **dict.fromkeys(("ask", "cannot", "decline"), "right kind")}
+GROUPS = {
+    "translate": "test split",
+    "edit": "edits",
+    **dict.fromkeys(("ask", "cannot", "decline"), "right kind"),
+}
 MIX = {"translate": 0.60, "edit": 0.18, "ask": 0.08, "cannot": 0.07, "decline": 0.07}
 # What a pair of preferences.jsonl is about: the line alone over chatter, its short form over a list, a line over a
 # needless question or refusal; a question, an admission or "not a schedule" over a guess.
 PAIRS = {"bare": 0.40, "short": 0.14, "answer": 0.12, "ask": 0.12, "cannot": 0.12, "decline": 0.10}
-LINES = ("0 9 * * *", "0 0 * * *", "0 12 * * *", "* * * * *", "0 * * * *", "0 9 * * 1-5", "30 18 * * *", "0 8 * * 1")
+LINES = (
+    "0 9 * * *",
+    "0 0 * * *",
+    "0 12 * * *",
+    "* * * * *",
+    "0 * * * *",
+    "0 9 * * 1-5",
+    "30 18 * * *",
+    "0 8 * * 1",
+)
 VALIDATION = {"translate": 240, "edit": 64, "ask": 32, "cannot": 32, "decline": 32}
 TEST = {
-    ("translate", "none"): 200, ("translate", "wording"): 100, ("translate", "shape"): 60, ("edit", "none"): 76,
-    ("edit", "wording"): 20, ("ask", "none"): 48, ("cannot", "none"): 48, ("decline", "none"): 48,
+    ("translate", "none"): 200,
+    ("translate", "wording"): 100,
+    ("translate", "shape"): 60,
+    ("edit", "none"): 76,
+    ("edit", "wording"): 20,
+    ("ask", "none"): 48,
+    ("cannot", "none"): 48,
+    ("decline", "none"): 48,
 }
 
 
@@ -73,7 +96,10 @@ def split_of(phrase: str) -> str:
 def shape(cron: str) -> tuple[str, ...]:
     """Return the kind of each field: any, value, list, range or step."""
     kinds = (("/", "step"), (",", "list"), ("-", "range"), ("*", "any"))
-    return tuple(next((kind for mark, kind in kinds if mark in field), "value") for field in canonical(cron).split())
+    return tuple(
+        next((kind for mark, kind in kinds if mark in field), "value")
+        for field in canonical(cron).split()
+    )
 
 
 def written_out(cron: str) -> str:
@@ -96,9 +122,16 @@ class Writer:
     """Draws rows of one split. Rows of training carry the habits of annotators, others gold only."""
 
     def __init__(self, split: str, name: str, seed: int, wide: bool = False) -> None:
-        self.split, self.rng, self.seen, self.wide = split, random.Random(f"{seed} {name}"), set(), wide
+        self.split, self.rng, self.seen, self.wide = (
+            split,
+            random.Random(f"{seed} {name}"),
+            set(),
+            wide,
+        )
 
-    def draw(self, make: Callable[[Voice], Ask | Question], held_out: str = "none", fresh: bool = True):
+    def draw(
+        self, make: Callable[[Voice], Ask | Question], held_out: str = "none", fresh: bool = True
+    ):
         """Draw from `make` until the phrase belongs to this split and to the kind of held-out row."""
         while True:
             # A quarter of a wide file still speaks as narrowly as the evaluation splits do.
@@ -121,10 +154,16 @@ class Writer:
 
     def request(self, held_out: str = "none", wrapped: float = 0.6) -> Ask:
         """Draw a schedule phrase, in a request or bare."""
-        return self.draw(lambda voice: (wider.schedule if voice.wide else schedule)(voice, voice.chance(wrapped)),
-            held_out)
+        return self.draw(
+            lambda voice: (wider.schedule if voice.wide else schedule)(
+                voice, voice.chance(wrapped)
+            ),
+            held_out,
+        )
 
-    def conversation(self, reply: Callable[[str], str], held_out: str = "none") -> tuple[list[dict], str]:
+    def conversation(
+        self, reply: Callable[[str], str], held_out: str = "none"
+    ) -> tuple[list[dict], str]:
         """Draw the turns of a follow-up, without its last answer; return them and the gold line."""
         first = self.request()
         turns, crons = opening(first.text), [first.cron]
@@ -143,9 +182,16 @@ class Writer:
         while True:
             drawn = self.draw(asking)
             follow = drawn.follow
-            if follow and split_of(follow.text) == self.split and shape(follow.cron) not in HELD_SHAPES:
-                return [*opening(drawn.text), said("assistant", drawn.reply),
-                    said("user", drawn.follow.text)], drawn.follow.cron
+            if (
+                follow
+                and split_of(follow.text) == self.split
+                and shape(follow.cron) not in HELD_SHAPES
+            ):
+                return [
+                    *opening(drawn.text),
+                    said("assistant", drawn.reply),
+                    said("user", drawn.follow.text),
+                ], drawn.follow.cron
 
 
 def said(role: str, content: str) -> dict:
@@ -179,13 +225,21 @@ def chat_row(writer: Writer, kind: str) -> list[dict]:
         return [*turns, said("assistant", writer.spoken(cron))]
     drawn = writer.draw({"ask": asking, "cannot": impossible, "decline": small_talk}[kind])
     wrong = kind != "decline" and writer.rng.random() < (0.45 if kind == "ask" else 0.30)
-    return [*opening(drawn.text), said("assistant", writer.spoken(drawn.guess) if wrong else drawn.reply)]
+    return [
+        *opening(drawn.text),
+        said("assistant", writer.spoken(drawn.guess) if wrong else drawn.reply),
+    ]
 
 
 def chat_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
     """Yield {messages} rows of all kinds, in the proportions of MIX."""
     writer = Writer("train", "chat", seed, wide)
-    kinds = [kind for kind, share in MIX.items() if kind != "translate" for _ in range(round(share * count))]
+    kinds = [
+        kind
+        for kind, share in MIX.items()
+        if kind != "translate"
+        for _ in range(round(share * count))
+    ]
     kinds += ["translate"] * (count - len(kinds))
     writer.rng.shuffle(kinds)
     for kind in kinds:
@@ -215,20 +269,28 @@ def line_pair(writer: Writer, kind: str) -> dict:
         if kind == "answer":
             other = writer.draw(writer.rng.choice((asking, asking, impossible))).reply
         else:
-            other = writer.rng.choice(CHATTER).format(c=cron) if kind == "bare" else written_out(cron)
+            other = (
+                writer.rng.choice(CHATTER).format(c=cron) if kind == "bare" else written_out(cron)
+            )
         if other != cron:
             return pair(turns, cron, other)
 
 
 def pair(turns: list[dict], chosen: str, rejected: str) -> dict:
     """Return one preference row."""
-    return {"prompt": turns, "chosen": [said("assistant", chosen)], "rejected": [said("assistant", rejected)]}
+    return {
+        "prompt": turns,
+        "chosen": [said("assistant", chosen)],
+        "rejected": [said("assistant", rejected)],
+    }
 
 
 def preference_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
     """Yield {prompt, chosen, rejected} rows."""
     writer = Writer("train", "preferences", seed, wide)
-    kinds = [kind for kind, share in PAIRS.items() if kind != "bare" for _ in range(round(share * count))]
+    kinds = [
+        kind for kind, share in PAIRS.items() if kind != "bare" for _ in range(round(share * count))
+    ]
     kinds += ["bare"] * (count - len(kinds))
     writer.rng.shuffle(kinds)
     for kind in kinds:
@@ -247,13 +309,22 @@ def gold_row(writer: Writer, kind: str, held_out: str) -> dict:
     else:
         drawn = writer.draw({"ask": asking, "cannot": impossible, "decline": small_talk}[kind])
         turns, right = opening(drawn.text), drawn.reply
-    return {"messages": [*turns, said("assistant", right)], "group": GROUPS[kind], "kind": kind, "held_out": held_out}
+    return {
+        "messages": [*turns, said("assistant", right)],
+        "group": GROUPS[kind],
+        "kind": kind,
+        "held_out": held_out,
+    }
 
 
 def gold_rows(split: str, wanted: dict) -> Iterator[dict]:
     """Yield the rows of an evaluation split; the seed is fixed, so every training set has the same."""
     writer = Writer(split, split, SEED)
-    kinds = [key if isinstance(key, tuple) else (key, "none") for key, count in wanted.items() for _ in range(count)]
+    kinds = [
+        key if isinstance(key, tuple) else (key, "none")
+        for key, count in wanted.items()
+        for _ in range(count)
+    ]
     writer.rng.shuffle(kinds)
     for kind, held_out in kinds:
         yield gold_row(writer, kind, held_out)
@@ -263,9 +334,11 @@ def write(folder: Path, rows: int, seed: int, wide: bool = False) -> None:
     """Write the five files; `rows` counts chat.jsonl, the other training files follow it; `wide` adds wordings."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "completion": completion_rows(seed, rows, wide), "chat": chat_rows(seed, rows, wide),
+        "completion": completion_rows(seed, rows, wide),
+        "chat": chat_rows(seed, rows, wide),
         "preferences": preference_rows(seed, rows // 6, wide),
-        "validation": gold_rows("validation", VALIDATION), "test": gold_rows("test", TEST),
+        "validation": gold_rows("validation", VALIDATION),
+        "test": gold_rows("test", TEST),
     }
     for name, made in files.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
@@ -275,12 +348,20 @@ def write(folder: Path, rows: int, seed: int, wide: bool = False) -> None:
 def main() -> None:
     """Read the flags and write the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=ROWS,
-        help="rows of chat.jsonl and completion.jsonl; preferences gets one sixth")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=ROWS,
+        help="rows of chat.jsonl and completion.jsonl; preferences gets one sixth",
+    )
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the five files")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the training files")
-    parser.add_argument("--wording", choices=("narrow", "wide"), default="narrow",
-        help="wide: more ways to say a schedule and more around it, in the training files only")
+    parser.add_argument(
+        "--wording",
+        choices=("narrow", "wide"),
+        default="narrow",
+        help="wide: more ways to say a schedule and more around it, in the training files only",
+    )
     flags = parser.parse_args()
     write(flags.out, flags.rows, flags.seed, flags.wording == "wide")
 

@@ -21,43 +21,150 @@ SEED, TRAIN, PAIRS = 7, 900, 240
 TEST = {"plain": 60, "typing errors": 30, "new wording": 40, "new names": 40}
 
 ITEMS = {
-    "margherita": ("margherita", "margarita"), "pepperoni": ("pepperoni", "peperoni"), "hawaii": ("hawaii", "hawaiian"),
-    "funghi": ("funghi", "mushroom"), "tonno": ("tonno", "tuna"), "veggie": ("veggie", "vegetarian", "vegetable"),
-    "four cheese": ("four cheese", "4 cheese"), "calzone": ("calzone",), "diavola": ("diavola", "hot salami"),
-    "spinach": ("spinach",), "salami": ("salami",), "bbq chicken": ("bbq chicken", "barbecue chicken"),
-    "seafood": ("seafood",), "napoli": ("napoli", "anchovy"),
+    "margherita": ("margherita", "margarita"),
+    "pepperoni": ("pepperoni", "peperoni"),
+    "hawaii": ("hawaii", "hawaiian"),
+    "funghi": ("funghi", "mushroom"),
+    "tonno": ("tonno", "tuna"),
+    "veggie": ("veggie", "vegetarian", "vegetable"),
+    "four cheese": ("four cheese", "4 cheese"),
+    "calzone": ("calzone",),
+    "diavola": ("diavola", "hot salami"),
+    "spinach": ("spinach",),
+    "salami": ("salami",),
+    "bbq chicken": ("bbq chicken", "barbecue chicken"),
+    "seafood": ("seafood",),
+    "napoli": ("napoli", "anchovy"),
 }
-SIZES = {"small": ("small", "little", "mini"), "medium": ("medium", "normal", "regular"), "large": ("large", "big", "family size")}
+SIZES = {
+    "small": ("small", "little", "mini"),
+    "medium": ("medium", "normal", "regular"),
+    "large": ("large", "big", "family size"),
+}
 COUNTS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NAMES = (
-    "Anna", "Ben", "Carla", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kim", "Leila", "Marco", "Nadia",
-    "Oscar", "Paula", "Rafael", "Sara", "Tom", "Ulla", "Victor", "Wanda", "Yusuf", "Zoe", "Maria", "Peter", "Lucas", "Emma",
-    "Noah", "Lina", "Omar", "Julia", "Felix", "Clara", "Adam", "Nina", "Simon", "Rosa", "Paul", "Eva", "Max", "Laura",
+    "Anna",
+    "Ben",
+    "Carla",
+    "David",
+    "Elena",
+    "Farid",
+    "Grace",
+    "Hugo",
+    "Ines",
+    "Jonas",
+    "Kim",
+    "Leila",
+    "Marco",
+    "Nadia",
+    "Oscar",
+    "Paula",
+    "Rafael",
+    "Sara",
+    "Tom",
+    "Ulla",
+    "Victor",
+    "Wanda",
+    "Yusuf",
+    "Zoe",
+    "Maria",
+    "Peter",
+    "Lucas",
+    "Emma",
+    "Noah",
+    "Lina",
+    "Omar",
+    "Julia",
+    "Felix",
+    "Clara",
+    "Adam",
+    "Nina",
+    "Simon",
+    "Rosa",
+    "Paul",
+    "Eva",
+    "Max",
+    "Laura",
 )
-NEW_NAMES = ("Bruno", "Diana", "Erik", "Fatima", "Greta", "Ivan", "Karim", "Mona", "Oliver", "Sofia", "Tilda", "Walter")
+NEW_NAMES = (
+    "Bruno",
+    "Diana",
+    "Erik",
+    "Fatima",
+    "Greta",
+    "Ivan",
+    "Karim",
+    "Mona",
+    "Oliver",
+    "Sofia",
+    "Tilda",
+    "Walter",
+)
 
 # {o} is the order, {n} the name.
 FRAMES = (
-    "{o} for {n}", "{o} for {n} please", "hi, {o} for {n}", "hello, can I get {o} for {n}?", "can i have {o}, name is {n}",
-    "I'd like {o}. The name is {n}.", "{n} here, {o} please", "this is {n}, i want {o}", "order for {n}: {o}", "{n}: {o}",
-    "we need {o}, put it on {n}", "could you make {o} for {n}?", "{o}, {n} will pick it up", "{o} please, my name is {n}",
-    "good evening, {o} for {n}, thanks", "one order for {n}, {o}", "hey it's {n}, {o} as usual", "i'll take {o}, name {n}",
-    "may I order {o}? {n} is the name", "please write down {o} for {n}", "{o} - {n}", "it's {n} again: {o}, thank you",
-    "for {n}, {o}", "{o} under the name {n}", "let me get {o} for {n}", "give me {o}, it's for {n}", "so {o} and that's for {n}",
+    "{o} for {n}",
+    "{o} for {n} please",
+    "hi, {o} for {n}",
+    "hello, can I get {o} for {n}?",
+    "can i have {o}, name is {n}",
+    "I'd like {o}. The name is {n}.",
+    "{n} here, {o} please",
+    "this is {n}, i want {o}",
+    "order for {n}: {o}",
+    "{n}: {o}",
+    "we need {o}, put it on {n}",
+    "could you make {o} for {n}?",
+    "{o}, {n} will pick it up",
+    "{o} please, my name is {n}",
+    "good evening, {o} for {n}, thanks",
+    "one order for {n}, {o}",
+    "hey it's {n}, {o} as usual",
+    "i'll take {o}, name {n}",
+    "may I order {o}? {n} is the name",
+    "please write down {o} for {n}",
+    "{o} - {n}",
+    "it's {n} again: {o}, thank you",
+    "for {n}, {o}",
+    "{o} under the name {n}",
+    "let me get {o} for {n}",
+    "give me {o}, it's for {n}",
+    "so {o} and that's for {n}",
 )
 NEW_FRAMES = (
-    "{n} called and wants {o}", "send {o} over, signed {n}", "tonight {n} eats {o}", "my friend {n} would love {o}",
-    "table of {n}: bring {o}", "{o} is what {n} asked me to order", "put {n} down for {o}", "dinner for {n} will be {o}",
+    "{n} called and wants {o}",
+    "send {o} over, signed {n}",
+    "tonight {n} eats {o}",
+    "my friend {n} would love {o}",
+    "table of {n}: bring {o}",
+    "{o} is what {n} asked me to order",
+    "put {n} down for {o}",
+    "dinner for {n} will be {o}",
 )
 # {c} is the count, {s} the size, {i} the item.
 ORDERS = (
-    "{c} {s} {i}", "{c} {s} {i}", "{c} {s} {i} pizza", "{c} {i}, {s}", "{c} {i} in {s}", "{c} {i} pizza, {s} ones",
-    "{c} of the {s} {i}", "{c} times {i} {s}",
+    "{c} {s} {i}",
+    "{c} {s} {i}",
+    "{c} {s} {i} pizza",
+    "{c} {i}, {s}",
+    "{c} {i} in {s}",
+    "{c} {i} pizza, {s} ones",
+    "{c} of the {s} {i}",
+    "{c} times {i} {s}",
 )
 NO_SIZE = ("{c} {i}", "{c} {i} pizza", "{c} of the {i}", "{c} times {i}")
 CHATTER = (
-    "Sure! {j}", "Here you go: {j}", "The order is {j}", "{j} Enjoy!", "Your order: {j}", "Got it. {j}", "Okay, {j}",
-    "Thank you for your order! {j}", "I wrote down {j}", "Done: {j} Anything else?", "Order as JSON:\n{j}",
+    "Sure! {j}",
+    "Here you go: {j}",
+    "The order is {j}",
+    "{j} Enjoy!",
+    "Your order: {j}",
+    "Got it. {j}",
+    "Okay, {j}",
+    "Thank you for your order! {j}",
+    "I wrote down {j}",
+    "Done: {j} Anything else?",
+    "Order as JSON:\n{j}",
 )
 
 
@@ -69,21 +176,35 @@ def tidy(order: dict) -> str:
 def mistyped(rng: random.Random, text: str, name: str) -> str:
     """Swap, drop or double a letter in one or two words; the name stays as the customer says it."""
     words = text.split(" ")
-    spots = [at for at, word in enumerate(words) if len(word) > 4 and word.isalpha() and word != name]
+    spots = [
+        at for at, word in enumerate(words) if len(word) > 4 and word.isalpha() and word != name
+    ]
     for at in rng.sample(spots, min(len(spots), rng.choice((1, 1, 2)))):
         word, cut = words[at], rng.randrange(1, len(words[at]) - 2)
         swapped = word[:cut] + word[cut + 1] + word[cut] + word[cut + 2 :]
-        words[at] = rng.choice((swapped, word[:cut] + word[cut + 1 :], word[:cut] + word[cut] + word[cut:]))
+        words[at] = rng.choice(
+            (swapped, word[:cut] + word[cut + 1 :], word[:cut] + word[cut] + word[cut:])
+        )
     return " ".join(words)
 
 
 def draw(rng: random.Random, group: str) -> tuple[str, dict]:
     """Return a phrase and its order; `group` decides wording, name and typing errors."""
-    item, size, count = rng.choice(list(ITEMS)), rng.choice(list(SIZES)), min(rng.choice(range(1, 10)), rng.choice(range(1, 10)))
+    item, size, count = (
+        rng.choice(list(ITEMS)),
+        rng.choice(list(SIZES)),
+        min(rng.choice(range(1, 10)), rng.choice(range(1, 10))),
+    )
     name = rng.choice(NEW_NAMES if group == "new names" else NAMES)
     plain = size == "medium" and rng.random() < 0.7
-    number = rng.choice(("a", "a", "one", "1", "just one")) if count == 1 else rng.choice((COUNTS[count], str(count), f"{count}x"))
-    words = rng.choice(NO_SIZE if plain else ORDERS).format(c=number, s=rng.choice(SIZES[size]), i=rng.choice(ITEMS[item]))
+    number = (
+        rng.choice(("a", "a", "one", "1", "just one"))
+        if count == 1
+        else rng.choice((COUNTS[count], str(count), f"{count}x"))
+    )
+    words = rng.choice(NO_SIZE if plain else ORDERS).format(
+        c=number, s=rng.choice(SIZES[size]), i=rng.choice(ITEMS[item])
+    )
     if count > 1 and words.endswith("pizza") and rng.random() < 0.8:
         words += "s"
     text = rng.choice(NEW_FRAMES if group == "new wording" else FRAMES).format(o=words, n=name)
@@ -121,7 +242,9 @@ def spoken(rng: random.Random, order: dict) -> str:
 def untidy(rng: random.Random, order: dict) -> str:
     """Write an order inside a sentence or over many lines."""
     if rng.random() < 0.7:
-        return rng.choice(CHATTER).format(j=rng.choice((tidy(order), json.dumps(order, ensure_ascii=False))))
+        return rng.choice(CHATTER).format(
+            j=rng.choice((tidy(order), json.dumps(order, ensure_ascii=False)))
+        )
     return json.dumps(order, ensure_ascii=False, indent=1)
 
 
@@ -137,11 +260,24 @@ def rows() -> dict[str, list[dict]]:
     fresh = orders(rng, "train", texts)
     for _ in range(TRAIN):
         text, order = next(fresh)
-        train.append({"messages": [said("system", SYSTEM), said("user", text), said("assistant", spoken(rng, order))]})
+        train.append(
+            {
+                "messages": [
+                    said("system", SYSTEM),
+                    said("user", text),
+                    said("assistant", spoken(rng, order)),
+                ]
+            }
+        )
     for _ in range(PAIRS):
         text, order = next(fresh)
-        pairs.append({"prompt": [said("system", SYSTEM), said("user", text)], "chosen": [said("assistant", tidy(order))],
-                      "rejected": [said("assistant", untidy(rng, order))]})
+        pairs.append(
+            {
+                "prompt": [said("system", SYSTEM), said("user", text)],
+                "chosen": [said("assistant", tidy(order))],
+                "rejected": [said("assistant", untidy(rng, order))],
+            }
+        )
     for group, count in TEST.items():
         made = orders(rng, group, texts)
         for _ in range(count):

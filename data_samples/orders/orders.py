@@ -19,7 +19,9 @@ judge = json_fields("item", "size", "count", "name")
 
 def prefers(reply, right):
     """Return whether the reply is right and nothing but the object, in one line without spaces."""
-    return judge(reply, right) and reply.strip() == json.dumps(json_object(right), ensure_ascii=False, separators=(",", ":"))
+    return judge(reply, right) and reply.strip() == json.dumps(
+        json_object(right), ensure_ascii=False, separators=(",", ":")
+    )
 
 
 def kind(reply):

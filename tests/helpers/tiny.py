@@ -167,11 +167,12 @@ def code_of(function):
 
 
 @contextlib.contextmanager
-def first_chats(folder, rows):
-    """`folder` with the first rows of the course's chats as chat.jsonl; runs go there, and nothing is downloaded."""
+def first_chats(folder, rows, steps):
+    """`folder` with the first rows of the course's chats as chat.jsonl; runs of `steps` steps go there, offline."""
     with open(Path(__file__).parents[2] / "data_samples" / "cron" / "chat.jsonl", encoding="utf-8") as source:
         (folder / "chat.jsonl").write_text("".join(itertools.islice(source, rows)), encoding="utf-8")
-    with mock.patch.dict(os.environ, {"KIT_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1"}):
+    environment = {"KIT_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1", "KIT_MAX_STEPS": str(steps)}
+    with mock.patch.dict(os.environ, environment):
         yield folder
 
 

@@ -14,30 +14,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tiny
 
 from kit import launch, runs
-from kit.engine import distributed
+from kit.engine import distributed, patches
 from kit.errors import MissingError, SettingsError
 
 PROJECT = Path(__file__).parents[2]
 CONFIGS = PROJECT / "configs"
 ACCELERATE = Path(sys.executable).with_name("accelerate")
-ROWS, BATCH, NEAR = 200, 8, 1e-5  # rows; rows a step; nats
+LESSON = PROJECT / "tests" / "helpers" / "lesson.py"
+ROWS, BATCH, STEPS, NEAR = 200, 8, 3, 1e-5  # rows; rows per step; steps; nats
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    with tiny.first_chats(tmp_path_factory.mktemp("configs"), ROWS) as made:
-        yield made
+    with tiny.first_chats(tmp_path_factory.mktemp("configs"), ROWS, STEPS) as path:
+        yield path
 
 
 def settings(folder, run, **changes):
-    return {"start": "", "data": str(folder / "chat.jsonl"), "run": run, "warmup_steps": 0, "batch_size": BATCH,
-            "micro_batch_size": BATCH // 2, "epochs": 3 * BATCH / ROWS, "save_steps": 2, **changes}
+    return {"task": str(folder / "chat.jsonl"), "run": run, "batch_size": BATCH, "save_steps": 2, **changes}
 
 
 @pytest.fixture(scope="module")
 def alone(folder):
     """The run of one process that the others must equal."""
-    launch.run("sft_chat", 1, **settings(folder, "alone"))
+    launch.run(LESSON, 1, **settings(folder, "alone"))
     return runs.root() / "alone-pocket"
 
 
@@ -68,13 +68,13 @@ def logits(folder):
 
 
 def test_ddp_from_inside_scripts_with_a_file_of_settings(folder, alone):
-    """The line of the README, typed in scripts/, with --config: `accelerate launch --num_processes=2 sft_chat.py`."""
+    """The line of the README, typed in scripts/, with --config: `accelerate launch --num_processes=2 SCRIPT`."""
     file = folder / "settings.yaml"
     file.write_text(yaml.safe_dump(settings(folder, "other")))
     done = subprocess.run([ACCELERATE, "launch", "--config_file", "../configs/ddp.yaml", "--num_processes=2",
-                           "--main_process_port=0", "sft_chat.py", "--config", file, "--run", "ddp"],
+                           "--main_process_port=0", "../tests/helpers/lesson.py", "--config", file, "--run", "ddp"],
                           cwd=PROJECT / "scripts", env=os.environ | launch._environment(2), capture_output=True,
-                          text=True, check=False, timeout=120)
+                          text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("trained 3 steps") == 1  # process 0 alone
     check_equal(runs.root() / "ddp-pocket", alone)
@@ -88,12 +88,12 @@ def test_one_process_where_two_were_asked_for_is_refused(folder):
     done = subprocess.run([ACCELERATE, "launch", "--num_processes=2", folder / "alone.py"], capture_output=True,
                           text=True, check=False, timeout=60, env={**clean, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode != 0
-    assert "2 processes must train together, 1 came" in done.stderr and "configs/ddp.yaml" in done.stderr
+    assert "expected 2 processes to train together, got 1" in done.stderr and "configs/ddp.yaml" in done.stderr
 
 
 @pytest.fixture(scope="module")
 def split(folder):
-    launch.run("sft_chat", 2, strategy="fsdp2", **settings(folder, "fsdp2"))
+    launch.run(LESSON, 2, strategy="fsdp2", **settings(folder, "fsdp2"))
     return runs.root() / "fsdp2-pocket"
 
 
@@ -109,14 +109,26 @@ def test_fsdp2_splits_the_weights(split):
     assert max(sizes) < 0.6 * sum(sizes)
 
 
-def test_the_model_of_fsdp2_is_whole(split, alone):
-    import torch
+def apart(one, two):
+    """How far two trained models are from each other, relative to how far training took the second from the base.
+
+    Adam divides by the size of a gradient, so rounding moves single weights by as much as a step: no absolute limit
+    on one weight holds for every processor, and this ratio does.
+    """
     from safetensors.torch import load_file
 
-    ours, theirs = (load_file(run / "model" / "model.safetensors") for run in (split, alone))
-    assert {name: (t.shape, t.dtype) for name, t in ours.items()} == {n: (t.shape, t.dtype) for n, t in theirs.items()}
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 2e-5
-    assert torch.allclose(logits(split / "model"), logits(alone / "model"), atol=1e-3)
+    from kit import models
+
+    one, two, base = (load_file(Path(folder) / "model.safetensors") for folder in (one, two, models.POCKET))
+    assert {name: (t.shape, t.dtype) for name, t in one.items()} == {n: (t.shape, t.dtype) for n, t in two.items()}
+    same = [name for name in two if name in base and base[name].shape == two[name].shape]
+    assert len(same) > 10
+    return (sum(float((one[name] - two[name]).pow(2).sum()) for name in same)
+            / sum(float((base[name].float() - two[name]).pow(2).sum()) for name in same)) ** 0.5
+
+
+def test_the_model_of_fsdp2_is_whole(split, alone):
+    assert apart(split / "model", alone / "model") < 0.01  # a model with one layer of another run is at 0.1 and more
 
 
 def test_a_checkpoint_of_fsdp2_merges_to_a_folder_that_loads(split, tmp_path):
@@ -136,7 +148,7 @@ def test_fsdp2_sums_gradients_and_hands_on_outputs_in_float32():
     import torch
     from accelerate import FullyShardedDataParallelPlugin
 
-    distributed._fsdp_in_float32()
+    patches.fsdp_in_float32()
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     plugin.set_mixed_precision("bf16")
     policy = plugin.mixed_precision_policy
@@ -145,17 +157,7 @@ def test_fsdp2_sums_gradients_and_hands_on_outputs_in_float32():
 
 def test_dpo_in_bf16_starts_at_its_reference_under_fsdp2(folder):
     """The reference is split, on bf16 weights, before the policy is; against a whole policy the first loss was 0.70."""
-    script = folder / "dpo_in_bf16.py"
-    script.write_text(f"""
-import runpy
-from kit import sft
-
-fitting = sft.hardware
-sft.hardware = lambda *args: {{**fitting(*args), "bf16": True}}
-runpy.run_path({str(launch.SCRIPTS / "dpo.py")!r}, run_name="__main__")
-""")
-    launch.run(script, 2, strategy="fsdp2", start="", run="bf16", warmup_steps=0, batch_size=BATCH,
-               micro_batch_size=BATCH // 2, epochs=2 * BATCH / 1500, save_steps=100)
+    launch.run(LESSON, 2, strategy="fsdp2", kind="dpo", bf16=True, run="bf16", task="cron", batch_size=BATCH)
     margins = losses(runs.root() / "bf16-pocket", "rewards/margins")
     assert abs(margins[0]) < 1e-3 < abs(margins[1])
 
@@ -169,22 +171,19 @@ def test_fsdp2_goes_on_from_its_checkpoint(folder, split):
     for gone in ("checkpoint-3", "model"):
         shutil.rmtree(again / gone)
     (again / "report.json").unlink()
-    told = (again / "run.json").read_text().replace('"fsdp2"', '"again"').replace('"fsdp2-pocket"', '"again-pocket"')
-    (again / "run.json").write_text(told)
+    text = (again / "run.json").read_text().replace('"fsdp2"', '"again"').replace('"fsdp2-pocket"', '"again-pocket"')
+    (again / "run.json").write_text(text)
     lines = []
-    launch.run("sft_chat", 2, strategy="fsdp2", echo=lines.append, **settings(folder, "again"))
+    launch.run(LESSON, 2, strategy="fsdp2", echo=lines.append, **settings(folder, "again"))
     assert "resuming from checkpoint-2" in lines
     assert losses(again) == losses(split)
 
 
 @pytest.mark.long
 def test_adapters_are_merged_under_fsdp2(folder):
-    from safetensors.torch import load_file
-
     for run, count in (("lora1", 1), ("lora2", 2)):
-        launch.run("sft_chat", count, strategy="fsdp2", **settings(folder, run, lora_rank=4))
-    one, two = (load_file(runs.root() / f"{run}-pocket" / "model" / "model.safetensors") for run in ("lora1", "lora2"))
-    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 2e-5
+        launch.run(LESSON, count, strategy="fsdp2", **settings(folder, run, lora_rank=4))
+    assert apart(*(runs.root() / f"{run}-pocket" / "model" for run in ("lora2", "lora1"))) < 0.01
 
 
 def test_every_config_says_how_it_is_launched():
@@ -224,21 +223,21 @@ def test_deepspeed_accepts_its_config():
     """By DeepSpeed's own parser, after transformers has filled in every "auto"; it refuses unknown keys."""
     read = deepspeed_reads({})
     assert read.returncode == 0, read.stderr
-    told = {"auto": False, "stage": 3, "gathers": True, "batch": 8, "bf16": True, "clipping": 1.0}
-    assert json.loads(read.stdout.splitlines()[-1]) == told
+    values = {"auto": False, "stage": 3, "gathers": True, "batch": 8, "bf16": True, "clipping": 1.0}
+    assert json.loads(read.stdout.splitlines()[-1]) == values
     refused = deepspeed_reads({"zero_optimization": {"stage": 3, "stage3_prefetch": 1}})
     assert refused.returncode == 1 and "stage3_prefetch" in refused.stderr
 
 
 def test_deepspeed_needs_gpus(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(SettingsError, match="needs GPUs here, none came"):
+    with pytest.raises(SettingsError, match="expected GPUs, got none"):
         distributed.join(cpu=True)
 
 
 def test_an_unknown_strategy(folder):
-    with pytest.raises(MissingError, match="fsdp3.yaml: this strategy is not there; name ddp, fsdp2"):
-        launch.run("sft_chat", 2, strategy="fsdp3")
+    with pytest.raises(MissingError, match="fsdp3.yaml: expected a script and an accelerate config"):
+        launch.run(LESSON, 2, strategy="fsdp3")
 
 
 def test_slurm_starts_one_launcher_a_host(tmp_path):

@@ -152,6 +152,9 @@ CELLS = {
             total = torch.tensor(float(state.process_index + 1))
             torch.distributed.all_reduce(total)
             print("process", state.process_index, "of", state.num_processes, flush=True)
+            if mode == "count":
+                for number in range(200):
+                    print("line", number)
             if mode == "raise" and state.process_index == 1:
                 raise ValueError("boom")
             if mode == "sleep":
@@ -159,6 +162,7 @@ CELLS = {
             return {"sum": total.item(), "value": value}
     """,
     "train": "assert launch.notebook(train, 2, 5) == {'sum': 3.0, 'value': 5}",
+    "count": "result = launch.notebook(train, 2, 5, 'count')",
     "raise": "launch.notebook(train, 2, 5, 'raise')",
     "again": "import signal\nassert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
     "assert launch.notebook(train, 2, 6)['value'] == 6",
@@ -232,6 +236,11 @@ def test_only_process_0_prints_and_its_result_comes_back(kernel):
     assert kernel["define"] == ""
     assert "process 0 of 2" in kernel["train"] and "process 1" not in kernel["train"]
     assert "Error" not in kernel["train"] and "CUDA" not in kernel["train"]
+
+
+def test_lines_of_a_fork_keep_their_order(kernel):
+    numbers = "".join(f"line {number}\n" for number in range(200))
+    assert kernel["count"] == "process 0 of 2\n" + numbers
 
 
 def test_a_traceback_of_a_child_is_shown_and_the_kernel_goes_on(kernel):

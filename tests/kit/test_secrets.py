@@ -21,22 +21,22 @@ TOKENS = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-[A-Za-z0-9_-]{20,}|\bgh[pousr]_
                     r"\b(?:api[_-]?key|token|password)['\"]?\s*[:=]\s*['\"][A-Za-z0-9_-]{16,}")
 CELLS = ["""
 import sys
-sys.path.insert(0, TESTS)
+sys.path.insert(0, TESTS + "/helpers")
 import tiny
 from kit import runs, show
 from kit.errors import SettingsError""", """
 params = tiny.Params(max_steps=1)
-run = runs.start("a", {**vars(params), "hub_token": HUB, "note": f"my key is {HUB}"})
+run = runs.start({**vars(params), "hub_token": HUB, "note": f"my key is {HUB}"})
 trainer = tiny.trainer(run, params, hub_token=HUB)
 run.train(trainer, tiny.tokenizer())
 run""", """
 print(run.facts, run.report, trainer.args, vars(trainer.args), trainer.args.to_json_string())
 show.environment()""", """
 try:
-    runs.start("a", {"seed": 5, "hub_token": HUB + "new"})
+    runs.start({"run": "a", "seed": 5, "hub_token": HUB + "new"})
 except SettingsError as error:
-    told = error
-told"""]
+    refusal = str(error)
+refusal"""]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Tests of settings: comments as help and limits, flags, config files, notebook cells."""
 
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -290,3 +291,26 @@ class Undecorated(Settings):
 )
 def test_a_class_that_cannot_be_checked_is_refused(make, sentence):
     assert refused(make).startswith(sentence)
+
+
+def test_a_class_of_a_script_that_ran_here(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    cls = runpy.run_path(str(script))["Params"]
+    assert cls(rate=0.5).rate == 0.5
+    assert refused(cls, rate=0.0).startswith("rate: expected > 0, got 0.0")
+
+
+def test_two_classes_of_one_name_keep_their_own_limits():
+    @dataclass(frozen=True)
+    class Twin(Settings):
+        size: int = 1  # rows [> 0]
+
+    first = Twin
+
+    @dataclass(frozen=True)
+    class Twin(Settings):  # noqa: F811
+        size: int = 9  # rows [> 8]
+
+    assert first(size=1).size == 1
+    assert "size: expected > 8, got 1" in refused(Twin, size=1)

@@ -10,9 +10,7 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import tiny
-from trl import DPOConfig
 
-from kit import shares
 from kit.engine import distributed
 
 NEAR = 1e-5  # nats
@@ -30,7 +28,7 @@ def folder(tmp_path, monkeypatch):
     (3, [[0], [1, 2]]),
 ])
 def test_what_is_left_is_shared_out(rows, batches):
-    made = shares.Shared(range(rows), size=2, count=2)
+    made = distributed.Shared(range(rows), size=2, count=2)
     assert list(made) == batches and len(made) == len(batches)
 
 
@@ -41,7 +39,7 @@ def settled(rows, world=4, main=True, **changes):
     extra = {name: changes.pop(name) for name in ("ref_model",) if name in changes}
     trainer = SimpleNamespace(args=SimpleNamespace(**args | changes), train_dataset=range(rows),
                               get_train_dataloader=None, is_world_process_zero=lambda: main, **extra)
-    shares.share_last_rows(trainer)
+    distributed.share_last_rows(trainer)
     return trainer.get_train_dataloader is not None
 
 
@@ -70,26 +68,3 @@ def test_a_whole_epoch_on_two_processes_is_that_of_one(kind, rows):
     assert [row["batch_hash"] for row in two] == [row["batch_hash"] for row in one] and len(one) == 7
     assert [row["tokens"] for row in two] == [row["tokens"] for row in one]
     assert max(abs(a["loss"] - b["loss"]) for a, b in zip(one, two, strict=True)) <= NEAR
-
-
-def test_pairs_of_uneven_micro_batches_weigh_the_same(tmp_path):
-    """Three pairs at once, or two and one: each pair is a third of the step."""
-    @distributed.weigh_by_tokens
-    class Weighted(tiny.Preferences):
-        pass
-
-    steps = []
-    for micro, accumulation in ((3, 1), (2, 2)):
-        config = DPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=micro, max_steps=1, use_cpu=True,
-                           gradient_accumulation_steps=accumulation, bf16=False, gradient_checkpointing=False,
-                           report_to="none", disable_tqdm=True, save_strategy="no", logging_steps=1,
-                           loss_type=["sigmoid", "sft"], loss_weights=[1.0, 0.5], beta=2.0)
-        reference = tiny.model()
-        for weight in reference.parameters():
-            weight.data *= 1.5  # else each pair's loss is ln 2
-        trainer = Weighted(tiny.model(), reference, config, train_dataset=tiny.rows("dpo", 3),
-                           processing_class=tiny.tokenizer())
-        trainer.train()
-        steps.append(trainer.state.log_history[0])
-    whole, parts = steps
-    assert abs(whole["loss"] - parts["loss"]) <= NEAR and abs(whole["grad_norm"] / parts["grad_norm"] - 1) < 1e-4

@@ -25,7 +25,8 @@ from kit.errors import SettingsError
 PROJECT = Path(__file__).parents[2]
 ACCELERATE = Path(sys.executable).with_name("accelerate")
 HOSTS = [(f"kit-{os.getpid()}-{k}", f"kit{os.getpid() % 10**6}v{k}", f"10.77.0.{k + 1}") for k in (0, 1)]
-ROWS, BATCH, STEPS, NEAR = 200, 8, 3, 1e-5  # rows; rows a step; steps; nats
+LESSON = "tests/helpers/lesson.py"
+ROWS, BATCH, STEPS, NEAR = 200, 8, 10, 1e-5  # rows; rows per step; steps; nats
 
 
 def ip(*words):
@@ -66,13 +67,12 @@ def inside(name):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    with tiny.first_chats(tmp_path_factory.mktemp("nodes"), ROWS) as made:
-        yield made
+    with tiny.first_chats(tmp_path_factory.mktemp("nodes"), ROWS, STEPS) as path:
+        yield path
 
 
-def flags(folder, run, steps=STEPS, micro=BATCH // 2):
-    return ["--start=", f"--data={folder / 'chat.jsonl'}", f"--run={run}", "--warmup-steps=0", f"--batch-size={BATCH}",
-            f"--micro-batch-size={micro}", f"--epochs={steps * BATCH / ROWS}", "--save-steps=2"]
+def flags(folder, run):
+    return [f"--task={folder / 'chat.jsonl'}", f"--run={run}", f"--batch-size={BATCH}", "--save-steps=2"]
 
 
 def start(folder, *script, **environment):
@@ -116,7 +116,7 @@ def wait_for_step(run, step, processes, seconds=90):
 
 def lose(hosts, folder, k, run, how):
     """Start both hosts, make host k fail after step 3, return (exit code of the other, seconds it took to end)."""
-    processes = start(folder, "scripts/sft_chat.py", *flags(folder, run, steps=10), KIT_TIMEOUT="15")
+    processes = start(folder, LESSON, *flags(folder, run), KIT_TIMEOUT="15")
     wait_for_step(runs.root() / f"{run}-pocket", 3, processes)
     began = time.monotonic()
     if how == "killed":
@@ -141,18 +141,17 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(hosts, folder):
     assert "LostError: runs/lost-pocket: process 0: another process or host is gone" in told(folder, 0)
     run = runs.root() / "lost-pocket"
     assert not (run / "model").exists()
-    processes = start(folder, "scripts/sft_chat.py", *flags(folder, "lost", steps=10))
+    processes = start(folder, LESSON, *flags(folder, "lost"))
     assert [process.wait(timeout=120) for process in processes] == [0, 0], told(folder, 1)[-2000:]
     assert "resuming from checkpoint-" in told(folder, 0) and "trained" not in told(folder, 1)
-    one_host = (flag.lstrip("-").split("=") for flag in flags(folder, "alone", 10, BATCH))
-    launch.run("sft_chat", 1, **dict(one_host))
+    launch.run(PROJECT / LESSON, 1, task=folder / "chat.jsonl", run="alone", batch_size=BATCH)
     assert json.loads((run / "run.json").read_text())["world_size"] == 2
     check_equal(run, runs.root() / "alone-pocket")
 
 
 def test_a_host_that_does_not_see_the_run_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "DISK_SECONDS", 0.1)
-    with pytest.raises(SettingsError, match="every host must see the run's folder, this one does not; set KIT_RUNS"):
+    with pytest.raises(SettingsError, match="expected a run folder that every host sees, got none on this host; set KIT_RUNS"):
         distributed.meet(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     distributed.meet(tmp_path)

@@ -41,25 +41,52 @@ def test_find_cron_takes_the_one_line_of_a_reply(reply, line):
     assert schedules.find_cron(reply) == line
 
 
-@pytest.mark.parametrize("cron", ["75 9 * * *", "0 24 * * *", "0 9 0 * *", "0 9 * 13 *", "0 9 * * 8", "0 9 31 2 *",
-    "0 9 L * *",
-                                  "0 9 * * 1#2", "0 9 * * 5L", "0 0 9 * * *", "@daily", "", "* * * *", "9-5 * * * *",
-                                  "*/0 * * * *", "0 9 LW * *"])
+@pytest.mark.parametrize(
+    "cron",
+    [
+        "75 9 * * *",
+        "0 24 * * *",
+        "0 9 0 * *",
+        "0 9 * 13 *",
+        "0 9 * * 8",
+        "0 9 31 2 *",
+        "0 9 L * *",
+        "0 9 * * 1#2",
+        "0 9 * * 5L",
+        "0 0 9 * * *",
+        "@daily",
+        "",
+        "* * * *",
+        "9-5 * * * *",
+        "*/0 * * * *",
+        "0 9 LW * *",
+    ],
+)
 def test_lines_outside_five_standard_fields_are_not_valid(cron):
     assert not schedules.is_valid(cron)
 
 
 SAME = [
-    ("*/15 * * * *", "0,15,30,45 * * * *"), ("0 9 * * 1-5", "0 9 * * MON-FRI"), ("0 9 * * 0", "0 9 * * 7"),
+    ("*/15 * * * *", "0,15,30,45 * * * *"),
+    ("0 9 * * 1-5", "0 9 * * MON-FRI"),
+    ("0 9 * * 0", "0 9 * * 7"),
     ("0 9 * * sun", "0 9 * * 7"),
-    ("0 0 1 */3 *", "0 0 1 1,4,7,10 *"), ("0 9 1 * 0-6", "0 9 * * *"), ("0 9 * * 5-7", "0 9 * * 0,5,6"),
+    ("0 0 1 */3 *", "0 0 1 1,4,7,10 *"),
+    ("0 9 1 * 0-6", "0 9 * * *"),
+    ("0 9 * * 5-7", "0 9 * * 0,5,6"),
     ("0 */24 * * *", "0 0 * * *"),
-    ("0 9 */2 * 1", "0 9 */2 * MON"), ("0 9 1-31 * *", "0 9 * * *"),
+    ("0 9 */2 * 1", "0 9 */2 * MON"),
+    ("0 9 1-31 * *", "0 9 * * *"),
 ]
 DIFFERENT = [
-    ("0 9 * * *", "0 21 * * *"), ("0 9 * * 1-5", "0 9 * * 1-6"), ("*/45 * * * *", "0,30 * * * *"),
-    ("0 9 13 * 5", "0 9 13 * *"), ("0 9 13 * 5", "0 9 * * 5"),
-    ("0 9 29 2 *", "0 9 28 2 *"), ("0 9 29 2 *", "0 9 1 3 *"), ("0 9 31 * *", "0 9 30 * *"),
+    ("0 9 * * *", "0 21 * * *"),
+    ("0 9 * * 1-5", "0 9 * * 1-6"),
+    ("*/45 * * * *", "0,30 * * * *"),
+    ("0 9 13 * 5", "0 9 13 * *"),
+    ("0 9 13 * 5", "0 9 * * 5"),
+    ("0 9 29 2 *", "0 9 28 2 *"),
+    ("0 9 29 2 *", "0 9 1 3 *"),
+    ("0 9 31 * *", "0 9 30 * *"),
     ("0 9 */2 * 1", "0 9 1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31 * 1"),
     ("30 8,9 * * *", "0,30 8 * * *"),
 ]
@@ -77,17 +104,33 @@ def test_other_firing_times_are_another_schedule(a, b):
 
 def random_field(rng, low, high):
     first, last = sorted(rng.choices(range(low, high + 1), k=2))
-    return rng.choice(["*", "*", f"{first}", f"{first}-{last}", f"*/{rng.randrange(1, high + 1)}", f"{first},{last}",
-        f"{first}-{last}/{rng.randrange(1, 5)}"])
+    return rng.choice(
+        [
+            "*",
+            "*",
+            f"{first}",
+            f"{first}-{last}",
+            f"*/{rng.randrange(1, high + 1)}",
+            f"{first},{last}",
+            f"{first}-{last}/{rng.randrange(1, 5)}",
+        ]
+    )
 
 
 def random_line(seed):
     """A valid line that fires at most twelve times an hour, so that brute force stays short."""
     rng = random.Random(seed)
     while True:
-        minute = rng.choice(["0", "5", "*/5", "*/30", "0,15,30,45", "3-9", "3-9/2", "3,5,7,9", "0,30"])
-        cron = " ".join((minute, random_field(rng, 0, 23), *(random_field(rng, low, high) for low,
-            high in ((1, 31), (1, 12), (0, 7)))))
+        minute = rng.choice(
+            ["0", "5", "*/5", "*/30", "0,15,30,45", "3-9", "3-9/2", "3,5,7,9", "0,30"]
+        )
+        cron = " ".join(
+            (
+                minute,
+                random_field(rng, 0, 23),
+                *(random_field(rng, low, high) for low, high in ((1, 31), (1, 12), (0, 7))),
+            )
+        )
         if schedules.is_valid(cron):
             return cron
 
@@ -99,8 +142,17 @@ def test_the_three_sets_equal_a_walk_of_cronsim(seed):
     cron = random_line(seed)
     walked = schedules.firing_times(cron, *SHORT)
     parsed = schedules._parse(cron)
-    days = [d for d in schedules._firing_days(*cron.split()[2:]) if SHORT[0].date() <= d < SHORT[1].date()]
-    product = sorted(datetime(d.year, d.month, d.day, h, m) for d in days for h in parsed.hours for m in parsed.minutes)
+    days = [
+        d
+        for d in schedules._firing_days(*cron.split()[2:])
+        if SHORT[0].date() <= d < SHORT[1].date()
+    ]
+    product = sorted(
+        datetime(d.year, d.month, d.day, h, m)
+        for d in days
+        for h in parsed.hours
+        for m in parsed.minutes
+    )
     assert walked == product
 
 
@@ -111,17 +163,24 @@ def test_same_schedule_equals_brute_force(seed):
     rng = random.Random(seed)
     fields = ["0", str(rng.randrange(24)), *random_line(seed).split()[2:]]
     other = list(fields)
-    other[rng.randrange(5)] = random.Random(seed + 1).choice(["*/12", "0", "1", "7", "0,12", "1-7", "7,1-6"])
+    other[rng.randrange(5)] = random.Random(seed + 1).choice(
+        ["*/12", "0", "1", "7", "0,12", "1-7", "7,1-6"]
+    )
     a, b = " ".join(fields), " ".join(other)
     if not (schedules.is_valid(a) and schedules.is_valid(b)):
         return
     window = datetime(2027, 1, 1), datetime(2029, 3, 1)
-    assert schedules.same_schedule(a, b) == (schedules.firing_times(a, *window) == schedules.firing_times(b, *window))
+    assert schedules.same_schedule(a, b) == (
+        schedules.firing_times(a, *window) == schedules.firing_times(b, *window)
+    )
 
 
 def test_firing_times_hold_start_and_leave_out_end():
     start, end = datetime(2028, 2, 28, 9), datetime(2028, 3, 1, 9)
-    assert schedules.firing_times("0 9 * * *", start, end) == [datetime(2028, 2, 28, 9), datetime(2028, 2, 29, 9)]
+    assert schedules.firing_times("0 9 * * *", start, end) == [
+        datetime(2028, 2, 28, 9),
+        datetime(2028, 2, 29, 9),
+    ]
 
 
 def test_comparing_a_line_of_every_minute_takes_milliseconds():
@@ -131,13 +190,21 @@ def test_comparing_a_line_of_every_minute_takes_milliseconds():
 
 
 CANONICAL = [
-    ("0,15,30,45 * * * *", "*/15 * * * *"), ("0 9 * * 1,2,3,4,5", "0 9 * * 1-5"), ("0 9 * * MON-FRI", "0 9 * * 1-5"),
+    ("0,15,30,45 * * * *", "*/15 * * * *"),
+    ("0 9 * * 1,2,3,4,5", "0 9 * * 1-5"),
+    ("0 9 * * MON-FRI", "0 9 * * 1-5"),
     ("0 9 * * 6,0", "0 9 * * 0,6"),
-    ("0 9 1 1,4,7,10 *", "0 9 1 */3 *"), ("00 09 * * *", "0 9 * * *"), ("0 9 * * 0,5,6", "0 9 * * 5-7"),
-    ("0 9 1-31 * *", "0 9 * * *"), ("0 9,10 * * *", "0 9,10 * * *"),
-    ("0 9,10,11 * * *", "0 9-11 * * *"), ("0 8,10,12,14,16,18 * * *", "0 8-18/2 * * *"),
-    ("0 9 * * 0,1,2,4,5,6", "0 9 * * 0-2,4-6"), ("*/45 * * * *", "0,45 * * * *"),
-    ("0 9 1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31 * 1", "0 9 1-31/2 * 1"), ("0 9 */2 * 1", "0 9 */2 * 1"),
+    ("0 9 1 1,4,7,10 *", "0 9 1 */3 *"),
+    ("00 09 * * *", "0 9 * * *"),
+    ("0 9 * * 0,5,6", "0 9 * * 5-7"),
+    ("0 9 1-31 * *", "0 9 * * *"),
+    ("0 9,10 * * *", "0 9,10 * * *"),
+    ("0 9,10,11 * * *", "0 9-11 * * *"),
+    ("0 8,10,12,14,16,18 * * *", "0 8-18/2 * * *"),
+    ("0 9 * * 0,1,2,4,5,6", "0 9 * * 0-2,4-6"),
+    ("*/45 * * * *", "0,45 * * * *"),
+    ("0 9 1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31 * 1", "0 9 1-31/2 * 1"),
+    ("0 9 */2 * 1", "0 9 */2 * 1"),
     ("0 9 15 * 1", "0 9 15 * 1"),
 ]
 
@@ -159,12 +226,21 @@ def test_canonical_keeps_firing_times_and_is_stable(seed):
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        ("30 9 * * 1-5", "cron"), ("Sure! 75 9 * * *", "cron"), ("At what time?", "ask"), ("On which day?", "ask"),
+        ("30 9 * * 1-5", "cron"),
+        ("Sure! 75 9 * * *", "cron"),
+        ("At what time?", "ask"),
+        ("On which day?", "ask"),
         ("0 9 * * *, is that fine?", "cron"),
-        ("Five-field cron cannot say every 90 minutes.", "cannot"), ("Cron can’t do that.", "cannot"),
-        ("That is not a schedule.", "decline"), ("I only write cron lines.", "decline"),
-        ("0 9 * * * or 0 10 * * *", "other"), ("0 0 9 * * *", "other"), ("30 9 *", "other"), ("", "other"),
-        ("Good morning.", "other"), ("cannot 0 9 * * ?", "other"),
+        ("Five-field cron cannot say every 90 minutes.", "cannot"),
+        ("Cron can’t do that.", "cannot"),
+        ("That is not a schedule.", "decline"),
+        ("I only write cron lines.", "decline"),
+        ("0 9 * * * or 0 10 * * *", "other"),
+        ("0 0 9 * * *", "other"),
+        ("30 9 *", "other"),
+        ("", "other"),
+        ("Good morning.", "other"),
+        ("cannot 0 9 * * ?", "other"),
     ],
 )
 def test_reply_kinds(reply, kind):
@@ -172,21 +248,34 @@ def test_reply_kinds(reply, kind):
 
 
 CHAT = "Use `0,30 9 * * MON-FRI`!"
-HALF_HOURS, WHEN, SUNSET, OTHER = ("*/30 9 * * 1-5", "At what time?", "Five-field cron cannot say sunset.",
-                                   "That is not a schedule.")
+HALF_HOURS, WHEN, SUNSET, OTHER = (
+    "*/30 9 * * 1-5",
+    "At what time?",
+    "Five-field cron cannot say sunset.",
+    "That is not a schedule.",
+)
 
 
 @pytest.mark.parametrize(
     ("reply", "right", "correct", "liked"),
     [
-        (HALF_HOURS, HALF_HOURS, True, True), (HALF_HOURS, CHAT, True, True), (CHAT, HALF_HOURS, True, False),
-        ("0,30 9 * * 1-5", HALF_HOURS, True, False), ("*/30 9 * * 1-6", HALF_HOURS, False, False),
-        ("75 9 * * 1-5", HALF_HOURS, False, False), (WHEN, HALF_HOURS, False, False), ("", HALF_HOURS, False, False),
-        ("On which day?", WHEN, True, True), ("0 9 * * *", WHEN, False, False),
+        (HALF_HOURS, HALF_HOURS, True, True),
+        (HALF_HOURS, CHAT, True, True),
+        (CHAT, HALF_HOURS, True, False),
+        ("0,30 9 * * 1-5", HALF_HOURS, True, False),
+        ("*/30 9 * * 1-6", HALF_HOURS, False, False),
+        ("75 9 * * 1-5", HALF_HOURS, False, False),
+        (WHEN, HALF_HOURS, False, False),
+        ("", HALF_HOURS, False, False),
+        ("On which day?", WHEN, True, True),
+        ("0 9 * * *", WHEN, False, False),
         ("Hm. You did not say. At what time?", WHEN, True, False),
-        ("Cron cannot do that.", SUNSET, True, True), (f"{SUNSET} Sorry.", SUNSET, True, False),
+        ("Cron cannot do that.", SUNSET, True, True),
+        (f"{SUNSET} Sorry.", SUNSET, True, False),
         ("Cron cannot say sunset, so 0 18 * * *", SUNSET, False, False),
-        ("I only write cron lines.", OTHER, True, True), (OTHER, SUNSET, False, False), ("", WHEN, False, False),
+        ("I only write cron lines.", OTHER, True, True),
+        (OTHER, SUNSET, False, False),
+        ("", WHEN, False, False),
     ],
 )
 def test_judge_and_prefers(reply, right, correct, liked):
@@ -208,4 +297,7 @@ def test_the_system_message_is_an_instruction_of_at_most_six_tokens():
     tokenizer = tokenizers.Tokenizer.from_file("models/pocket/tokenizer.json")
     for name in ("cron", "orders"):
         system = tasks.module(name).system
-        assert len(system.split()) >= 2 and len(tokenizer.encode(system, add_special_tokens=False).ids) <= 6
+        assert (
+            len(system.split()) >= 2
+            and len(tokenizer.encode(system, add_special_tokens=False).ids) <= 6
+        )

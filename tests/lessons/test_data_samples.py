@@ -31,16 +31,26 @@ def normalised(phrase):
 def messages_of(row):
     """All messages of a row of any of the files, the asked-for answer included."""
     if "completion" in row:
-        return [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+        return [
+            {"role": "user", "content": row["prompt"]},
+            {"role": "assistant", "content": row["completion"]},
+        ]
     return [m for key in ("messages", "prompt", "chosen", "rejected") for m in row.get(key, ())]
 
 
 def phrases(rows):
-    return {normalised(m["content"]) for row in rows for m in messages_of(row) if m["role"] == "user"}
+    return {
+        normalised(m["content"]) for row in rows for m in messages_of(row) if m["role"] == "user"
+    }
 
 
 def lines(rows):
-    found = (schedules.find_cron(m["content"]) for row in rows for m in messages_of(row) if m["role"] == "assistant")
+    found = (
+        schedules.find_cron(m["content"])
+        for row in rows
+        for m in messages_of(row)
+        if m["role"] == "assistant"
+    )
     return {line for line in found if line}
 
 
@@ -52,7 +62,9 @@ def shape(cron):
     """Field kinds of the canonical line, written here anew."""
     fields = schedules.canonical(cron).split()
     marks = {"step": "/", "list": ",", "range": "-", "any": "*"}
-    return " ".join(next((kind for kind, mark in marks.items() if mark in field), "value") for field in fields)
+    return " ".join(
+        next((kind for kind, mark in marks.items() if mark in field), "value") for field in fields
+    )
 
 
 def kind_of(row):
@@ -61,20 +73,41 @@ def kind_of(row):
 
 
 def test_counts(rows):
-    assert {name: len(rows[name]) for name in NAMES} == {"completion": 9000, "chat": 9000, "preferences": 1500,
-        "validation": 400, "test": 600}
-    assert Counter(row["kind"] for row in rows["validation"]) == {"translate": 240, "edit": 64, "ask": 32,
-        "cannot": 32, "decline": 32}
-    assert Counter(row["kind"] for row in rows["test"]) == {"translate": 360, "edit": 96, "ask": 48, "cannot": 48,
-        "decline": 48}
-    assert Counter(row["held_out"] for row in rows["test"]) == {"none": 420, "wording": 120, "shape": 60}
+    assert {name: len(rows[name]) for name in NAMES} == {
+        "completion": 9000,
+        "chat": 9000,
+        "preferences": 1500,
+        "validation": 400,
+        "test": 600,
+    }
+    assert Counter(row["kind"] for row in rows["validation"]) == {
+        "translate": 240,
+        "edit": 64,
+        "ask": 32,
+        "cannot": 32,
+        "decline": 32,
+    }
+    assert Counter(row["kind"] for row in rows["test"]) == {
+        "translate": 360,
+        "edit": 96,
+        "ask": 48,
+        "cannot": 48,
+        "decline": 48,
+    }
+    assert Counter(row["held_out"] for row in rows["test"]) == {
+        "none": 420,
+        "wording": 120,
+        "shape": 60,
+    }
     assert {row["held_out"] for row in rows["validation"]} == {"none"}
 
 
 def test_row_shapes(rows):
     assert {tuple(row) for row in rows["completion"]} == {("prompt", "completion")}
     assert {tuple(row) for row in rows["preferences"]} == {("prompt", "chosen", "rejected")}
-    assert {tuple(row) for row in rows["validation"] + rows["test"]} == {("messages", "group", "kind", "held_out")}
+    assert {tuple(row) for row in rows["validation"] + rows["test"]} == {
+        ("messages", "group", "kind", "held_out")
+    }
     for row in rows["chat"] + rows["validation"] + rows["test"] + rows["preferences"]:
         turns = row.get("messages") or row["prompt"]
         assert turns[0] == {"role": "system", "content": schedules.system}
@@ -84,7 +117,9 @@ def test_row_shapes(rows):
 
 
 def test_completions_are_bare_canonical_lines(rows):
-    assert all(schedules.prefers(row["completion"], row["completion"]) for row in rows["completion"])
+    assert all(
+        schedules.prefers(row["completion"], row["completion"]) for row in rows["completion"]
+    )
     assert all(schedules.kind(row["completion"]) == "cron" for row in rows["completion"])
 
 
@@ -129,7 +164,7 @@ def test_prefers_takes_chosen_and_refuses_rejected(rows):
 
 
 def test_pairs_are_about_behaviour_in_the_shares_of_the_readme(rows):
-    """Where a line is due, the rejected reply fires at the same times or is of another kind; never another time."""
+    """A rejected reply never fires at other times than the line that is due."""
     about, declined = Counter(), Counter()
     for row in rows["preferences"]:
         chosen, other = row["chosen"][0]["content"], row["rejected"][0]["content"]
@@ -143,7 +178,14 @@ def test_pairs_are_about_behaviour_in_the_shares_of_the_readme(rows):
             about["short" if schedules.find_cron(other) == other else "bare"] += 1
         else:
             about["answer"] += 1
-    assert about == {"bare": 600, "short": 210, "answer": 180, "ask": 180, "cannot": 180, "decline": 150}
+    assert about == {
+        "bare": 600,
+        "short": 210,
+        "answer": 180,
+        "ask": 180,
+        "cannot": 180,
+        "decline": 150,
+    }
     assert 0.3 < 1 - declined["cron"] / 150 < 0.5
 
 
@@ -155,7 +197,10 @@ def test_no_phrase_is_in_two_splits(rows):
 
 def test_requests_do_not_repeat_within_a_file(rows):
     for name in ("completion", "chat", "validation", "test"):
-        first = [normalised(next(m["content"] for m in messages_of(row) if m["role"] == "user")) for row in rows[name]]
+        first = [
+            normalised(next(m["content"] for m in messages_of(row) if m["role"] == "user"))
+            for row in rows[name]
+        ]
         assert len(first) == len(set(first)), name
 
 
@@ -163,15 +208,23 @@ def test_held_out_shapes_are_only_in_their_test_rows(rows):
     held = {shape(right(row)) for row in rows["test"] if row["held_out"] == "shape"}
     assert len(held) == 6
     seen = {shape(line) for name in (*TRAINING, "validation") for line in lines(rows[name])}
-    seen |= {shape(line) for line in lines([row for row in rows["test"] if row["held_out"] != "shape"])}
+    seen |= {
+        shape(line) for line in lines([row for row in rows["test"] if row["held_out"] != "shape"])
+    }
     assert len(seen) > 60
     assert not held & seen
 
 
 def test_held_out_wordings_are_not_in_training(rows):
     """Marks that only held-out templates write."""
-    marks = ("with the exception of", "up to and including", "my boss wants us to", "which five fields mean",
-        "minutes between runs", "the boss says")
+    marks = (
+        "with the exception of",
+        "up to and including",
+        "my boss wants us to",
+        "which five fields mean",
+        "minutes between runs",
+        "the boss says",
+    )
     train = " \n ".join(set().union(*(phrases(rows[name]) for name in TRAINING)))
     held = " \n ".join(phrases([row for row in rows["test"] if row["held_out"] == "wording"]))
     assert [mark for mark in marks if mark in train] == []
@@ -181,12 +234,17 @@ def test_held_out_wordings_are_not_in_training(rows):
 def test_files_are_what_make_writes(tmp_path):
     subprocess.run([sys.executable, MAKE, "--out", tmp_path], check=True, timeout=150)
     files = [f"{name}.jsonl" for name in NAMES]
-    assert [file for file in files if (tmp_path / file).read_bytes() != (FOLDER / file).read_bytes()] == []
+    assert [
+        file for file in files if (tmp_path / file).read_bytes() != (FOLDER / file).read_bytes()
+    ] == []
 
 
 def test_another_size_and_seed_keep_the_held_out_rows(tmp_path, rows):
-    subprocess.run([sys.executable, MAKE, "--rows", "90", "--seed", "8", "--out", tmp_path], check=True,
-        timeout=60)
+    subprocess.run(
+        [sys.executable, MAKE, "--rows", "90", "--seed", "8", "--out", tmp_path],
+        check=True,
+        timeout=60,
+    )
     for name in ("validation", "test"):
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (FOLDER / f"{name}.jsonl").read_bytes()
     chat = [json.loads(line) for line in (tmp_path / "chat.jsonl").read_text("utf-8").splitlines()]
@@ -201,7 +259,9 @@ def by_hand():
 
 
 def test_hand_written_phrases_are_valid(by_hand):
-    assert len(by_hand) >= 300 and {tuple(row) for row in by_hand} == {("prompt", "completion", "group")}
+    assert len(by_hand) >= 300 and {tuple(row) for row in by_hand} == {
+        ("prompt", "completion", "group")
+    }
     assert {row["group"] for row in by_hand} == {"by hand"}
     assert [row["prompt"] for row in by_hand if not schedules.is_valid(row["completion"])] == []
 
@@ -212,27 +272,88 @@ def test_hand_written_phrases_are_in_no_other_file(by_hand, rows):
 
 
 # Marks that only held-out templates write; every list of held-out wordings has one here.
-HELD_MARKS = ("with the exception of", "up to and including", "my boss wants us to", "which five fields mean",
-    "minutes between runs", "the boss says", "o'clock sharp", "local time", "at precisely", "in the hours ",
-    "day in, day out", "on a daily basis", "all seven days", "of every week", "whenever it is", "comes around",
-    "when the date is", "throughout ", "for the whole of", "every day bar ", "never on ", "the minute hand",
-    "clock reads", "a new hour begins", "on a 15-minute", "times every hour", "hours between runs", "todo: ",
-    "automate this", "the plan is to", "it would be great", "arrange to", "put this in crontab", "is there a way",
-    " | ", "->", "suits us better", "throw in ", "on top of that", " a miss", "let us tweak", "small correction",
-    "in the calendar", "defrost the freezer", "feed the chickens", "flush the dns", "publish the podcast",
-    "reindex the wiki", "send the timesheets", "bird feeder", "mirror the repository")
+HELD_MARKS = (
+    "with the exception of",
+    "up to and including",
+    "my boss wants us to",
+    "which five fields mean",
+    "minutes between runs",
+    "the boss says",
+    "o'clock sharp",
+    "local time",
+    "at precisely",
+    "in the hours ",
+    "day in, day out",
+    "on a daily basis",
+    "all seven days",
+    "of every week",
+    "whenever it is",
+    "comes around",
+    "when the date is",
+    "throughout ",
+    "for the whole of",
+    "every day bar ",
+    "never on ",
+    "the minute hand",
+    "clock reads",
+    "a new hour begins",
+    "on a 15-minute",
+    "times every hour",
+    "hours between runs",
+    "todo: ",
+    "automate this",
+    "the plan is to",
+    "it would be great",
+    "arrange to",
+    "put this in crontab",
+    "is there a way",
+    " | ",
+    "->",
+    "suits us better",
+    "throw in ",
+    "on top of that",
+    " a miss",
+    "let us tweak",
+    "small correction",
+    "in the calendar",
+    "defrost the freezer",
+    "feed the chickens",
+    "flush the dns",
+    "publish the podcast",
+    "reindex the wiki",
+    "send the timesheets",
+    "bird feeder",
+    "mirror the repository",
+)
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wide")
-    subprocess.run([sys.executable, MAKE, "--rows", "1500", "--seed", "8", "--wording", "wide", "--out",
-        folder],
-        check=True, timeout=120)
+    subprocess.run(
+        [
+            sys.executable,
+            MAKE,
+            "--rows",
+            "1500",
+            "--seed",
+            "8",
+            "--wording",
+            "wide",
+            "--out",
+            folder,
+        ],
+        check=True,
+        timeout=120,
+    )
     assert (folder / "test.jsonl").read_bytes() == (FOLDER / "test.jsonl").read_bytes()
     assert (folder / "validation.jsonl").read_bytes() == (FOLDER / "validation.jsonl").read_bytes()
-    return {name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
-            for name in TRAINING}
+    return {
+        name: [
+            json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()
+        ]
+        for name in TRAINING
+    }
 
 
 def words(rows):
@@ -257,9 +378,15 @@ def test_wide_wording_keeps_what_is_held_out(wide, rows, by_hand):
 
 
 def test_wide_completions_are_bare_canonical_lines(wide):
-    assert all(schedules.prefers(row["completion"], row["completion"]) for row in wide["completion"])
-    assert all(schedules.kind(m["content"]) != "other" for row in wide["chat"] for m in row["messages"]
-               if m["role"] == "assistant")
+    assert all(
+        schedules.prefers(row["completion"], row["completion"]) for row in wide["completion"]
+    )
+    assert all(
+        schedules.kind(m["content"]) != "other"
+        for row in wide["chat"]
+        for m in row["messages"]
+        if m["role"] == "assistant"
+    )
 
 
 # The orders task
@@ -271,28 +398,56 @@ ORDERS = FOLDER.parent / "orders"
 @pytest.fixture(scope="module")
 def orders():
     names = ("train", "test", "preferences")
-    return {name: [json.loads(line) for line in (ORDERS / f"{name}.jsonl").read_text("utf-8").splitlines()] for name in names}
+    return {
+        name: [
+            json.loads(line) for line in (ORDERS / f"{name}.jsonl").read_text("utf-8").splitlines()
+        ]
+        for name in names
+    }
 
 
 def test_orders_are_what_their_generator_writes(tmp_path):
-    subprocess.run([sys.executable, MAKE.with_name("orders.py"), "--out", tmp_path], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, MAKE.with_name("orders.py"), "--out", tmp_path], check=True, timeout=60
+    )
     files = [f"{name}.jsonl" for name in ("train", "test", "preferences")]
-    assert [file for file in files if (tmp_path / file).read_bytes() != (ORDERS / file).read_bytes()] == []
+    assert [
+        file for file in files if (tmp_path / file).read_bytes() != (ORDERS / file).read_bytes()
+    ] == []
 
 
 def test_orders_are_varied_and_their_splits_share_no_phrase(orders):
     parts = {name: phrases(rows) for name, rows in orders.items()}
-    assert {name: len(part) for name, part in parts.items()} == {"train": 900, "test": 170, "preferences": 240}
-    assert not parts["train"] & parts["test"] and not parts["preferences"] & (parts["train"] | parts["test"])
+    assert {name: len(part) for name, part in parts.items()} == {
+        "train": 900,
+        "test": 170,
+        "preferences": 240,
+    }
+    assert not parts["train"] & parts["test"] and not parts["preferences"] & (
+        parts["train"] | parts["test"]
+    )
     groups = Counter(row["group"] for row in orders["test"])
     assert groups == {"plain": 60, "typing errors": 30, "new wording": 40, "new names": 40}
 
 
 def test_new_names_and_wordings_of_orders_are_not_in_training(orders):
-    names = {row["messages"][-1]["content"].split('"')[-2] for row in orders["test"] if row["group"] == "new names"}
+    names = {
+        row["messages"][-1]["content"].split('"')[-2]
+        for row in orders["test"]
+        if row["group"] == "new names"
+    }
     train = " ".join(phrases(orders["train"] + orders["preferences"]))
     assert len(names) > 8 and not [name for name in names if name.casefold() in train.split()]
-    marks = ("called and wants", "signed ", "tonight ", "would love", "table of ", "asked me to order", "put down", "dinner for")
+    marks = (
+        "called and wants",
+        "signed ",
+        "tonight ",
+        "would love",
+        "table of ",
+        "asked me to order",
+        "put down",
+        "dinner for",
+    )
     assert not [mark for mark in marks if mark in train]
 
 

@@ -67,7 +67,7 @@ def test_each_damaged_file_resumes_from_the_one_before(forks, root, how):
         assert outcome(root, "a") == outcome(root, "whole"), name
 
 
-@pytest.mark.parametrize("times, code", [(1.2, 4), (2.0, 4), (2.4, 0)])
+@pytest.mark.parametrize("times, code", [(1.2, 4), (2.0, 4), (3.8, 0)])
 def test_small_disks(forks, root, tmp_path, times, code):
     fields = {"hidden": 256, "max_steps": 8}
     assert forks.train(root, name="whole", **fields)[0] == 0
@@ -82,8 +82,8 @@ def test_small_disks(forks, root, tmp_path, times, code):
         ended, printed = forks.train(disk, name="a", **fields)
         assert ended == code, printed
         if code:
-            assert "free bytes were needed to save" in printed and "checkpoint-2" in os.listdir(disk / "a")
-            subprocess.run(["mount", "-o", f"remount,size={int(size * 4)}", str(disk)], check=True)
+            assert "disk" in printed and "checkpoint-2" in os.listdir(disk / "a")
+            subprocess.run(["mount", "-o", f"remount,size={int(size * 5)}", str(disk)], check=True)
             ended, printed = forks.train(disk, name="a", **fields)
             assert ended == 0 and "resuming from checkpoint-2" in printed, printed
         assert outcome(disk, "a") == outcome(root, "whole")
@@ -105,7 +105,7 @@ def test_two_processes_stop_together_and_resume_the_same(root):
     assert runs.Run(root / "whole", {}).facts["settings"]["world_size"] == 2
     stopped = launch(root, "a", "2")  # rank 1 alone gets the signal
     assert stopped.returncode != 0 and "stopped after step" in stopped.stderr, stopped.stderr[-2000:]
-    assert launch(root, "b", KIT_FAULT="rename@4").returncode != 0
+    assert launch(root, "b", TINY_FAULT="unsealed@4").returncode != 0
     for name in "ab":
         done = launch(root, name)
         assert "resuming from checkpoint-" in done.stdout, done.stderr[-2000:]

@@ -1,13 +1,21 @@
-"""Times, dates and routines in many equal forms, computed, so that every equality we write is true."""
+"""Write times, dates and routines in many equal forms; all are computed, so all are true."""
 
-NAMES = (
-    "Anna Ben Clara David Ella Farid Grace Hugo Ines Jonas Kofi Lena Maya Noah Olga Paul Rosa Sam Tara Yusuf".split()
-)
+NAMES = "Anna Ben Clara David Ella Farid Grace Hugo Ines Jonas Kofi Lena Maya Noah Olga Paul Rosa Sam Tara Yusuf".split()
 HOURS = "twelve one two three four five six seven eight nine ten eleven".split()
 MINUTES = {5: "five", 10: "ten", 15: "quarter", 20: "twenty", 25: "twenty-five"}
-TENS = {10: "ten", 15: "fifteen", 20: "twenty", 30: "thirty", 40: "forty", 45: "forty-five", 50: "fifty"}
+TENS = {
+    10: "ten",
+    15: "fifteen",
+    20: "twenty",
+    30: "thirty",
+    40: "forty",
+    45: "forty-five",
+    50: "fifty",
+}
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
+MONTHS = (
+    "January February March April May June July August September October November December".split()
+)
 LENGTHS = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
 ORDINALS = (
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
@@ -107,7 +115,7 @@ def day_part(hour):
 
 
 def in_words(hour, minute):
-    """8, 45 -> 'quarter to nine'; minutes that are no multiple of five are spelt out: 'eight thirty-seven'."""
+    """Return a time in words: 8, 45 -> 'quarter to nine'; 8, 37 -> 'eight thirty-seven'."""
     here, after = HOURS[hour % 12], HOURS[(hour + 1) % 12]
     if minute == 0:
         return f"{here} o'clock"
@@ -121,7 +129,16 @@ def in_words(hour, minute):
 
 
 def number(n):
-    small = HOURS[1:] + ["twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+    small = HOURS[1:] + [
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
+    ]
     if n < 20:
         return ("oh " if n < 10 else "") + small[n - 1]
     tens = "twenty thirty forty fifty".split()[n // 10 - 2]
@@ -129,7 +146,7 @@ def number(n):
 
 
 def forms(hour, minute, rng):
-    """All ways we write one time of day."""
+    """Return all ways to write one time of day."""
     half = "am" if hour < 12 else "pm"
     twelve = (hour - 1) % 12 + 1
     out = [
@@ -141,10 +158,18 @@ def forms(hour, minute, rng):
         f"{twelve}.{minute:02d} {half[0]}.m.",
     ]
     if minute == 0:
-        out += [f"{twelve} {half}", f"{twelve}{half}", f"{HOURS[hour % 12]} {day_part(hour)}", f"{hour:02d}.00 hours"]
+        out += [
+            f"{twelve} {half}",
+            f"{twelve}{half}",
+            f"{HOURS[hour % 12]} {day_part(hour)}",
+            f"{hour:02d}.00 hours",
+        ]
         out += ["noon", "midday"] if hour == 12 else ["midnight"] if hour == 0 else []
     elif minute in TENS:
-        out += [f"{HOURS[hour % 12]} {TENS[minute]} {half}", f"{HOURS[hour % 12]} {TENS[minute]} {day_part(hour)}"]
+        out += [
+            f"{HOURS[hour % 12]} {TENS[minute]} {half}",
+            f"{HOURS[hour % 12]} {TENS[minute]} {day_part(hour)}",
+        ]
     out = list(dict.fromkeys(out))
     rng.shuffle(out)
     return out
@@ -157,10 +182,18 @@ def any_time(rng):
 
 
 def time(rng):
-    """One time of day, in one form or in two equal ones."""
+    """Return one time of day, in one form or in two equal ones."""
     first, second, *_ = forms(*any_time(rng), rng)
     return rng.choice(
-        ["{0}", "{0}", "{0} ({1})", "{0}, that is {1},", "{0}, in other words {1},", "{0} or {1}", "{0} = {1}"]
+        [
+            "{0}",
+            "{0}",
+            "{0} ({1})",
+            "{0}, that is {1},",
+            "{0}, in other words {1},",
+            "{0} or {1}",
+            "{0} = {1}",
+        ]
     ).format(first, second)
 
 
@@ -169,7 +202,7 @@ def suffix(day):
 
 
 def days(rng):
-    """One way to say on which days."""
+    """Return one way to say on which days."""
     i, j = sorted(rng.sample(range(7), 2))
     d, month = rng.randrange(1, 32), rng.randrange(12)
     date = min(d, LENGTHS[month])

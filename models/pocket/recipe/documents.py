@@ -1,4 +1,4 @@
-"""From the sampler's log to documents: join, clean, drop what must not be learnt, drop what was seen."""
+"""Turn the sampler's log into documents: join, clean, filter, and drop repeated ones."""
 
 import json
 import re
@@ -22,14 +22,17 @@ UNWANTED = re.compile(
 
 @lru_cache
 def load_phrases():
-    """The hand-written evaluation phrases, lower case; the filter drops lines that contain one."""
+    """Return the hand-written test phrases, lower case; the filter drops lines with one of them."""
     path = HERE.parents[2] / "data_samples" / "cron" / "by_hand.jsonl"
     rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(row)["prompt"].strip().lower() for row in rows]
 
 
 def clean(text, cut):
-    """A document ready for training, or '' : whole sentences, no loops, code, cron line or evaluation phrase."""
+    """Return a document ready for training, or "".
+
+    It has whole sentences, and no loops, code, cron lines or test phrases.
+    """
     if UNWANTED.search(text):
         return ""
     low = text.lower()
@@ -47,7 +50,7 @@ def clean(text, cut):
 
 
 class Collector:
-    """Turns blocks of the sampler's log into clean, distinct documents of `docs.jsonl`; `pool` does the cleaning."""
+    """Writes clean, distinct documents from blocks of the sampler's log; `pool` cleans them."""
 
     def __init__(self, tokenizer, heads, work, pool):
         self.tokenizer, self.heads, self.pool = tokenizer, heads, pool
@@ -56,7 +59,7 @@ class Collector:
         self.sampled = self.kept = self.documents = self.letters = 0
 
     def add(self, said, ended, cut):
-        """said, ended, cut: (steps, batch) as in Sampler."""
+        """Add a block of the log; said, ended, cut: (steps, batch) as in Sampler."""
         said, ended, cut = (x.cpu().numpy().T for x in (said, ended, cut))
         self.open_rows = self.open_rows or [np.empty(0, np.int32)] * len(said)
         found = []
@@ -80,5 +83,9 @@ class Collector:
         mark = hash(re.sub(r"\W+", "", answer.lower()) or text)
         if text and mark not in self.seen:
             self.seen.add(mark)
-            self.kept, self.documents, self.letters = self.kept + tokens, self.documents + 1, self.letters + len(text)
+            self.kept, self.documents, self.letters = (
+                self.kept + tokens,
+                self.documents + 1,
+                self.letters + len(text),
+            )
             self.file.write(json.dumps(text, ensure_ascii=False) + "\n")

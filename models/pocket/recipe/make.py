@@ -42,11 +42,17 @@ def log(work, text):
 
 
 def build_prompts(tokenizer, count, width, processes, pool, seed):
-    """(ids padded to width, lengths, heads): a head is what the document shows before the sampled text."""
+    """Return (padded ids, lengths, heads); a head is the document's text before the sampled text."""
     share = count // processes
-    made = [p for part in pool.map(prompts.many, [share] * processes, range(seed, seed + processes)) for p in part]
+    made = [
+        p
+        for part in pool.map(prompts.many, [share] * processes, range(seed, seed + processes))
+        for p in part
+    ]
     turn = "{}<|im_end|>\n<|im_start|>assistant\n{}"
-    ids = tokenizer([turn.format(user, start) for user, start, _ in made], add_special_tokens=False)["input_ids"]
+    ids = tokenizer(
+        [turn.format(user, start) for user, start, _ in made], add_special_tokens=False
+    )["input_ids"]
     kept = [i for i, row in enumerate(ids) if len(row) <= width]
     table = np.zeros((len(kept), width), np.int64)
     for row, i in enumerate(kept):
@@ -64,7 +70,9 @@ def sample(args, work):
     # Forked here, before this process touches the GPU.
     processes = 1 if args.toy else os.cpu_count()
     pool = ProcessPoolExecutor(processes, get_context("fork"))
-    table, lengths, heads = build_prompts(tokenizer, 64 if args.toy else args.prompts, 160, processes, pool, args.seed)
+    table, lengths, heads = build_prompts(
+        tokenizer, 64 if args.toy else args.prompts, 160, processes, pool, args.seed
+    )
     log(
         work,
         f"{len(heads)} prompts, {len(set(heads))} distinct heads, mean {lengths.float().mean():.1f} teacher tokens",
@@ -80,11 +88,16 @@ def sample(args, work):
     teacher = decoding.Teacher(model, batch, 96 if args.toy else 288, compile=not args.toy)
     prefix = tokenizer(PREFIX, add_special_tokens=False)["input_ids"]
     error = decoding.check(
-        model, teacher, torch.tensor(prefix + table[0, : lengths[0]].tolist()), 1e-4 if args.toy else 0.04
+        model,
+        teacher,
+        torch.tensor(prefix + table[0, : lengths[0]].tolist()),
+        1e-4 if args.toy else 0.04,
     )
     log(work, f"decode loop agrees with transformers: relative error {error:.5f}")
     torch.manual_seed(args.seed)
-    stops = [tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|im_start|>", "<|endoftext|>")]
+    stops = [
+        tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
+    ]
     sampler = decoding.Sampler(teacher, prefix, table, lengths, stops, steps, 0.05, 0.6, 0.95)
     if device == "cuda":
         sampler.capture()
@@ -119,12 +132,15 @@ def sample(args, work):
 
 
 def train_tokenizer(texts, size):
-    """Byte-level BPE of `size` tokens; every digit is a token of its own; two special tokens."""
+    """Train a byte-level BPE of `size` tokens; each digit is one token; two special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -151,7 +167,7 @@ def save_tokenizer(tokenizer, folder):
 
 
 def encode(job):
-    """Token ids of the lines of one share of docs.jsonl, each document closed by <|endoftext|> (id 0)."""
+    """Return the ids of one share of docs.jsonl; <|endoftext|> (id 0) ends each document."""
     from tokenizers import Tokenizer
 
     path, lines = job
@@ -160,7 +176,7 @@ def encode(job):
 
 
 def first(texts, room):
-    """The first texts that fit into `room` bytes together."""
+    """Return the first texts that fit into `room` bytes together."""
     sizes = np.cumsum([len(text.encode()) + 4 for text in texts])
     return texts[: int(np.searchsorted(sizes, room))]
 
@@ -171,23 +187,31 @@ def tokenizer_stage(args, work):
         key=lambda d: hashlib.sha256(d.encode()).digest(),
     )
     held = docs[: max(4, len(docs) // 200)]
-    shown = (args.keep / "heldout.jsonl").read_text(encoding="utf-8").splitlines() if args.keep else ()
-    shown = {json.loads(line) for line in shown}
-    docs = [text for text in docs[len(held) :] if text not in shown]
+    earlier = (
+        (args.keep / "heldout.jsonl").read_text(encoding="utf-8").splitlines() if args.keep else ()
+    )
+    earlier = {json.loads(line) for line in earlier}
+    docs = [text for text in docs[len(held) :] if text not in earlier]
     part = max(1, min(len(docs), int(30e6 / (sum(map(len, docs)) / len(docs)))))
     if args.keep:
         (work / "model").mkdir(exist_ok=True)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(args.keep / name, work / "model")
     else:
-        save_tokenizer(train_tokenizer(docs[:part] + [" * */ / - , * *"] * 3000, 6080), work / "model")
+        save_tokenizer(
+            train_tokenizer(docs[:part] + [" * */ / - , * *"] * 3000, 6080), work / "model"
+        )
     path, processes = str(work / "model" / "tokenizer.json"), 1 if args.toy else os.cpu_count()
     with ProcessPoolExecutor(processes, get_context("fork")) as pool:
-        ids = np.concatenate(list(pool.map(encode, [(path, docs[i::processes]) for i in range(processes)])))
+        ids = np.concatenate(
+            list(pool.map(encode, [(path, docs[i::processes]) for i in range(processes)]))
+        )
     np.save(work / "train.npy", ids)
     np.save(work / "held.npy", encode((path, held)))
     (work / "held.json").write_text(json.dumps({"bytes": sum(len(d.encode()) + 1 for d in held)}))
-    (work / "model" / "sample.txt").write_text("\n\n".join(first(docs, 1_999_000)) + "\n", encoding="utf-8")
+    (work / "model" / "sample.txt").write_text(
+        "\n\n".join(first(docs, 1_999_000)) + "\n", encoding="utf-8"
+    )
     lines = [json.dumps(text, ensure_ascii=False) for text in first(held, 199_000)]
     (work / "model" / "heldout.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     letters = sum(len(d.encode()) for d in docs)
@@ -201,10 +225,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=["sample", "tokenizer", "train"])
     parser.add_argument("--gguf", help="teacher weights")
-    parser.add_argument("--work", type=Path, required=True, help="folder for documents, tokens, log and the model")
-    parser.add_argument("--keep", type=Path, help="folder of a tokenizer to keep, and of held-out text to leave out; without it one is trained")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for documents, tokens, log and the model"
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder of a tokenizer to keep, and of held-out text to leave out; without it one is trained",
+    )
     parser.add_argument("--seconds", type=float, default=175, help="sampling time")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the sampling; another one gives other prompts and text")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=SEED,
+        help="of the sampling; another one gives other prompts and text",
+    )
     parser.add_argument("--steps", type=int, default=6500, help="optimizer steps")
     parser.add_argument("--batch", type=int, default=8192, help="documents sampled at a time")
     parser.add_argument("--prompts", type=int, default=700_000, help="prompts to build")

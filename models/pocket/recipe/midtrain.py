@@ -1,4 +1,4 @@
-"""Mid-training of `pocket`: its weights read on, half their own distilled text, half calendar notes (notes.py).
+"""Mid-train `pocket`: continue with half distilled text, half calendar notes (notes.py).
 
     python models/pocket/recipe/midtrain.py notes --work W --shares 320 --course 0
     python models/pocket/recipe/midtrain.py train --work W --steps 4000
@@ -29,19 +29,24 @@ DOCUMENTS = 4000  # of notes in a share; one seed each
 
 
 def share(job):
-    """Token ids of one share of notes."""
+    """Return the ids of one share of notes."""
     path, number, count, course = job
     return encode((path, list(islice(notes.documents(SEED + number, course), count))))
 
 
 def write_notes(args, work):
-    """Share 0 is held out, the others are trained on."""
+    """Write the notes; share 0 is held out, the others are for training."""
     path, count = work / "model" / "tokenizer.json", 20 if args.toy else DOCUMENTS
     with ProcessPoolExecutor(os.cpu_count(), get_context("fork")) as pool:
-        held, *written = pool.map(share, [(str(path), n, count, args.course) for n in range(args.shares + 1)])
+        held, *written = pool.map(
+            share, [(str(path), n, count, args.course) for n in range(args.shares + 1)]
+        )
     np.save(work / "held_notes.npy", held)
     np.save(work / "notes.npy", np.concatenate(written))
-    log(work, f"{sum(map(len, written))} tokens of notes in {args.shares} shares, {len(held)} held out")
+    log(
+        work,
+        f"{sum(map(len, written))} tokens of notes in {args.shares} shares, {len(held)} held out",
+    )
 
 
 def load(folder, toy):
@@ -49,7 +54,9 @@ def load(folder, toy):
 
     AttentionInterface.register("whole_window", causal)
     AttentionMaskInterface.register("whole_window", lambda *args, **named: None)
-    net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="whole_window")
+    net = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="whole_window"
+    )
     return net.to("cpu" if toy else "cuda")
 
 
@@ -73,7 +80,10 @@ def train(args, work):
         for n in ("train", "held", "notes", "held_notes")
     )
     of_notes = round(rows * args.notes)
-    streams = batches(text, length, rows - of_notes, SEED), batches(fresh, length, of_notes, SEED + 1)
+    streams = (
+        batches(text, length, rows - of_notes, SEED),
+        batches(fresh, length, of_notes, SEED + 1),
+    )
     optimizer, history = optimizer_for(net, not args.toy), []
 
     def measure(step, loss):
@@ -113,15 +123,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=["notes", "train"])
     parser.add_argument("--work", type=Path, required=True, help="folder of make.py")
-    parser.add_argument("--base", type=Path, help="folder of the weights to go on from, W/model without it")
+    parser.add_argument(
+        "--base", type=Path, help="folder of the weights to go on from, W/model without it"
+    )
     parser.add_argument("--steps", type=int, default=4000, help="optimizer steps")
     parser.add_argument("--rows", type=int, default=64, help="windows a step")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a window")
     parser.add_argument("--notes", type=float, default=0.5, help="share of notes in each step")
-    parser.add_argument("--shares", type=int, default=320, help=f"shares of {DOCUMENTS} documents of notes to write")
-    parser.add_argument("--course", type=float, default=0.5, help="share of notes in phrases of the training rows")
+    parser.add_argument(
+        "--shares", type=int, default=320, help=f"shares of {DOCUMENTS} documents of notes to write"
+    )
+    parser.add_argument(
+        "--course", type=float, default=0.5, help="share of notes in phrases of the training rows"
+    )
     parser.add_argument("--peak", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--toy", action="store_true", help="a few seconds on a CPU, to see that it runs")
+    parser.add_argument(
+        "--toy", action="store_true", help="a few seconds on a CPU, to see that it runs"
+    )
     args = parser.parse_args()
     (args.work / "mid").mkdir(parents=True, exist_ok=True)
     {"notes": write_notes, "train": train}[args.stage](args, args.work)

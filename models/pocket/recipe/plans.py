@@ -1,11 +1,11 @@
-"""Random plans: sets of minutes, hours, dates, months and weekdays. Sunday is weekday 0."""
+"""Draw plans: sets of minutes, hours, dates, months and weekdays. Sunday is weekday 0."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sorted numbers of a plan, None for any."""
+    """The sorted numbers of a plan, None for any."""
 
     minute: tuple = (0,)
     hour: tuple = None
@@ -22,17 +22,30 @@ def subset(low, high, size, rng):
 
 
 def run(low, high, least, rng):
-    """A random run of at least `least` neighbours."""
+    """Return a random run of at least `least` neighbours."""
     first = rng.randint(low, high - least + 1)
     return tuple(range(first, rng.randint(first + least - 1, high) + 1))
 
 
 def draw_minute(rng):
-    return rng.choice([0, 0, 0, 15, 30, 30, 45, rng.randrange(0, 60, 5), rng.randrange(0, 60, 5), rng.randrange(60)])
+    return rng.choice(
+        [
+            0,
+            0,
+            0,
+            15,
+            30,
+            30,
+            45,
+            rng.randrange(0, 60, 5),
+            rng.randrange(0, 60, 5),
+            rng.randrange(60),
+        ]
+    )
 
 
 def draw_time(rng):
-    """(minute, hour) of a plan."""
+    """Return the (minute, hour) of a plan."""
     kind = rng.random()
     hour = rng.randrange(24) if rng.random() < 0.5 else rng.randrange(6, 22)
     if kind < 0.52:
@@ -42,7 +55,9 @@ def draw_time(rng):
     if kind < 0.80:
         step = rng.choice([None, 2, 3, 4, 5, 6, 10, 12, 15, 15, 20, 30])
         minutes = tuple(range(0, 60, step)) if step else None
-        hours = run(0, 23, 3, rng) if rng.random() < 0.45 else (hour,) if rng.random() < 0.15 else None
+        hours = (
+            run(0, 23, 3, rng) if rng.random() < 0.45 else (hour,) if rng.random() < 0.15 else None
+        )
         return minutes, hours
     if kind < 0.88:
         return (draw_minute(rng),), run(0, 23, 3, rng)

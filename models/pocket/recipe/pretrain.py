@@ -1,4 +1,4 @@
-"""Pretraining of the small Llama on the sampled text."""
+"""Pretrain the small Llama on the sampled text."""
 
 import contextlib
 import copy
@@ -33,7 +33,7 @@ def make_config(toy):
 
 
 def batches(data, length, rows, seed):
-    """Endless (rows, length) windows; an epoch covers the stream once, with a new offset and order."""
+    """Yield (rows, length) windows; an epoch reads the stream once, with a new offset and order."""
     order = torch.Generator().manual_seed(seed)
     while True:
         shift = int(torch.randint(length, (1,), generator=order))
@@ -46,25 +46,30 @@ def batches(data, length, rows, seed):
 
 @torch.no_grad()
 def held_out_loss(net, held, length, rows, cast):
-    """Mean nats a token over the held-out stream, whole windows only."""
+    """Return the mean nats per token over the held-out stream, whole windows only."""
     held = held[: len(held) // length * length].view(-1, length).long()
     with cast:
-        return sum(float(net(input_ids=block, labels=block).loss) * len(block) for block in held.split(rows)) / len(
-            held
-        )
+        return sum(
+            float(net(input_ids=block, labels=block).loss) * len(block)
+            for block in held.split(rows)
+        ) / len(held)
 
 
 def causal(module, query, key, value, mask, scaling=None, dropout=0.0, **rest):
-    """Attention for full windows. A traced transformers model builds a dense mask, which shuts out the fast kernel."""
-    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    """Compute attention for full windows, without the dense mask that prevents the fast kernel."""
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scaling
+    )
     return out.transpose(1, 2).contiguous(), None
 
 
 def rate(step, steps, peak, warm):
-    """Linear warm-up, then a cosine to a hundredth of the peak."""
+    """Return the learning rate: linear warm-up, then a cosine to a hundredth of the peak."""
     if step < warm:
         return peak * (step + 1) / warm
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
+    return peak * (
+        0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    )
 
 
 def train(args, work, seed, log):
@@ -75,7 +80,10 @@ def train(args, work, seed, log):
     torch.manual_seed(seed)
     torch.set_float32_matmul_precision("high")
     device = "cpu" if args.toy else "cuda"
-    data, held = (torch.from_numpy(np.load(work / f"{n}.npy").astype(np.int32)).to(device) for n in ("train", "held"))
+    data, held = (
+        torch.from_numpy(np.load(work / f"{n}.npy").astype(np.int32)).to(device)
+        for n in ("train", "held")
+    )
     rows, length = (2, 32) if args.toy else (args.rows, args.length)
     net = LlamaForCausalLM(make_config(args.toy)).to(device)
     fast = net if args.toy else torch.compile(net, dynamic=False)
@@ -130,7 +138,13 @@ def train(args, work, seed, log):
                 log(work, "held-out loss rose three times: stop")
                 break
     log(work, f"best held-out loss {best:.4f} nats a token")
-    for dtype in (torch.float16, torch.bfloat16):  # float32 activations: only the rounding of the weights differs
+    for dtype in (
+        torch.float16,
+        torch.bfloat16,
+    ):  # float32 activations: only the rounding of the weights differs
         rounded = copy.deepcopy(net).to(dtype).float()
-        plain = [held_out_loss(m, held[: 200 * length], length, 16, contextlib.nullcontext()) for m in (net, rounded)]
+        plain = [
+            held_out_loss(m, held[: 200 * length], length, 16, contextlib.nullcontext())
+            for m in (net, rounded)
+        ]
         log(work, f"weights rounded to {dtype}: held-out loss {plain[0]:.6f} -> {plain[1]:.6f}")

@@ -1,7 +1,7 @@
-"""What the teacher is asked: everyday tasks, and texts about times, dates, routines and changed plans.
+"""Write the teacher's prompts: everyday tasks, times, dates, routines and changed plans.
 
-A prompt is `(user, start, shown)`. The teacher reads `user` as a chat turn and continues the answer
-that `start` opens. `shown` is a format with `{u}` and `{a}`: how the document is written down.
+A prompt is `(user, start, layout)`. The teacher reads `user` as a chat turn and continues the answer
+that `start` opens. `layout` is a format with `{u}` and `{a}`: how the document is written down.
 The teacher is weak at clocks, so every equality ("17:30, that is half past five") is computed here.
 """
 
@@ -81,7 +81,7 @@ SORTS = (
 
 
 def change(rng):
-    """A plan, made and then changed, with the right outcome: (lines, answer)."""
+    """Return (lines, answer): a plan, its change, and the right outcome."""
     things, (h, m), (g, k) = rng.choice(CHORES), any_time(rng), any_time(rng)
     one, two = forms(h, m, rng), forms(g, k, rng)
     i, j = rng.sample(range(7), 2)
@@ -94,7 +94,12 @@ def change(rng):
         ]
     )
     done = rng.choice(
-        [f"Done: {things}, {one[1]}.", f"All right, at {one[1]}.", f"OK, {one[1]}.", f"I have noted {one[1]}."]
+        [
+            f"Done: {things}, {one[1]}.",
+            f"All right, at {one[1]}.",
+            f"OK, {one[1]}.",
+            f"I have noted {one[1]}.",
+        ]
     )
     kind = rng.randrange(5)
     if kind == 0:
@@ -128,7 +133,7 @@ def change(rng):
 
 
 def question(rng):
-    """A question about a clock or a calendar with its computed answer."""
+    """Return a question about a clock or a calendar, and its computed answer."""
     h, m = any_time(rng)
     f = forms(h, m, rng)
     i, d, month = rng.randrange(7), rng.randrange(1, 32), rng.randrange(12)
@@ -156,13 +161,16 @@ def question(rng):
                 "Which days are weekdays and which are the weekend?",
                 "Monday to Friday are weekdays; Saturday and Sunday are the weekend.",
             ),
-            (f"Is {DAYS[i]} a weekday?", "No, it is a day of the weekend." if i > 4 else "Yes, it is a weekday."),
+            (
+                f"Is {DAYS[i]} a weekday?",
+                "No, it is a day of the weekend." if i > 4 else "Yes, it is a weekday.",
+            ),
         ]
     )
 
 
 def ask_back(rng):
-    """An order that lacks something or cannot be met, and the short answer."""
+    """Return an order that lacks something or is impossible, and the short answer."""
     n, c, meet, p = rng.choice(NAMES), rng.choice(CHORES), rng.choice(MEETINGS), rng.choice(PLACES)
     return rng.choice(
         [
@@ -181,15 +189,29 @@ def ask_back(rng):
                 f"Book a {meet} with {n}.",
                 rng.choice(["For which day?", "What day suits you?", "How long will it take?"]),
             ),
-            (f"Move the {meet}.", rng.choice(["To what time?", "To which day?", f"Which {meet} do you mean?"])),
+            (
+                f"Move the {meet}.",
+                rng.choice(["To what time?", "To which day?", f"Which {meet} do you mean?"]),
+            ),
             (f"Set it for {rng.randrange(1, 12)}.", "In the morning or in the evening?"),
-            (f"Wake me at {rng.randrange(25, 60)}:00.", "Sorry, a day has only 24 hours. What time do you mean?"),
+            (
+                f"Wake me at {rng.randrange(25, 60)}:00.",
+                "Sorry, a day has only 24 hours. What time do you mean?",
+            ),
             (
                 f"Call me on the {rng.randrange(32, 60)}th.",
                 "Sorry, no month has that many days. Which day do you mean?",
             ),
-            (f"Set an alarm for {rng.randrange(24)}:{rng.randrange(60, 99)}.", "Sorry, an hour has only 60 minutes."),
-            (f"Is the {p} open?", rng.choice(["Which day do you want to go?", f"I do not know the hours of the {p}."])),
+            (
+                f"Set an alarm for {rng.randrange(24)}:{rng.randrange(60, 99)}.",
+                "Sorry, an hour has only 60 minutes.",
+            ),
+            (
+                f"Is the {p} open?",
+                rng.choice(
+                    ["Which day do you want to go?", f"I do not know the hours of the {p}."]
+                ),
+            ),
             (f"Tell me the password of {n}.", "Sorry, I cannot tell you that."),
             (f"{first_upper(c)} for me.", "Sorry, I cannot do that myself, but I can remind you."),
             (f"Every {rng.choice(DAYS)}, please.", "What shall I do then, and at what time?"),
@@ -199,7 +221,7 @@ def ask_back(rng):
 
 
 def one(rng):
-    """One prompt: (user, start, shown)."""
+    """Return one prompt: (user, start, layout)."""
     n, o = rng.sample(NAMES, 2)
     kind = rng.random()
     name = lambda text: text.replace("{n}", n).replace("{o}", o)

@@ -1,4 +1,4 @@
-"""Notes of the course's own training phrases: English from `data_samples/`, answered with parts instead of cron.
+"""Write notes in the course's training phrases, answered with parts instead of cron.
 
 The generator of the course's training files is read at seeds of its own, in its narrow wording. It never draws a phrase
 of the validation or test split, a wording or a shape that the test split holds out, or a phrase written by hand.
@@ -16,7 +16,11 @@ from plans import Plan
 GENERATOR = Path(__file__).resolve().parents[3] / "data_samples" / "generator"
 FULL = (60, 24, 31, 12, 7)
 NO_LINE = {
-    "cannot": ("No single plan can say that.", "That cannot be one plan.", "One plan is not enough for that."),
+    "cannot": (
+        "No single plan can say that.",
+        "That cannot be one plan.",
+        "One plan is not enough for that.",
+    ),
     "decline": ("That is not about times or dates.", "This is no plan for a calendar."),
 }
 
@@ -32,15 +36,17 @@ def samples():
 
 
 def plan_of(cron):
-    """The numbers that a line means, Sunday as 0; a field that leaves nothing out is None."""
+    """Return the Plan of a cron line, Sunday as 0; a field that allows everything is None."""
     read = CronSim(cron, datetime(2026, 1, 1))
     weekdays = {day % 7 for day in read.weekdays}
     sets = (read.minutes, read.hours, read.days, read.months, weekdays)
-    return Plan(*(None if len(found) == full else tuple(sorted(found)) for found, full in zip(sets, FULL)))
+    return Plan(
+        *(None if len(found) == full else tuple(sorted(found)) for found, full in zip(sets, FULL))
+    )
 
 
 def conversations(seed):
-    """Endless [request, answer, request, answer ..]: an answer is a text, or the Plan whose parts it lists."""
+    """Yield [request, answer, request, answer ..]; an answer is a text or a Plan."""
     course, rng = samples(), random.Random(seed)
     writer = course.Writer("train", "pocket", seed)
     replies = {"ask": course.asking, "cannot": course.impossible, "decline": course.small_talk}

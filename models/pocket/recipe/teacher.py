@@ -1,4 +1,4 @@
-"""Sampling from a Llama teacher: every row of the batch always works on a document of its own.
+"""Sample from a Llama teacher: each row of the batch always writes a document of its own.
 
 A row that ends its document takes the next prompt at once, so no step is spent on padding. One step is
 one CUDA graph; nothing is read back until a block of steps is over. Prompts are fed token by token
@@ -20,9 +20,18 @@ if triton:
 
     @triton.jit
     def _attend(
-        q, k, v, pos, out, scale, LENGTH: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr
+        q,
+        k,
+        v,
+        pos,
+        out,
+        scale,
+        LENGTH: tl.constexpr,
+        HEADS: tl.constexpr,
+        GROUP: tl.constexpr,
+        BLOCK: tl.constexpr,
     ):
-        """One row and one key head: GROUP queries against the keys 0..pos of the cache (64 numbers a head)."""
+        """Attend GROUP queries to the keys 0..pos of one row and key head (64 numbers per head)."""
         row, head = tl.program_id(0), tl.program_id(1)
         base = (row * HEADS + head).to(tl.int64)
         g, d, t = tl.arange(0, 16), tl.arange(0, 64), tl.arange(0, BLOCK)
@@ -44,58 +53,72 @@ if triton:
             total = total * shrink + tl.sum(weight, 1)
             acc = acc * shrink[:, None] + tl.dot(weight.to(value.dtype), value)
             top = new_top
-        tl.store(out + where_q, (acc / total[:, None]).to(out.dtype.element_ty), mask=g[:, None] < GROUP)
+        tl.store(
+            out + where_q, (acc / total[:, None]).to(out.dtype.element_ty), mask=g[:, None] < GROUP
+        )
 
 
 def attend(q, k, v, pos):
-    """q (batch, kv heads, group, 64), k and v (batch, kv heads, length, 64), pos (batch,) -> like q."""
+    """Attend; q (batch, kv heads, group, 64), k, v (batch, kv heads, length, 64), pos (batch,)."""
     if q.is_cuda:
         q = q.contiguous()
         out = torch.empty_like(q)
-        _attend[(q.shape[0], q.shape[1])](q, k, v, pos, out, 64**-0.5, k.shape[2], q.shape[1], q.shape[2], 64)
+        _attend[(q.shape[0], q.shape[1])](
+            q, k, v, pos, out, 64**-0.5, k.shape[2], q.shape[1], q.shape[2], 64
+        )
         return out
     seen = torch.arange(k.shape[2], device=q.device)[None] <= pos[:, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
 
 
 def rotate(x, cos, sin):
-    """Rotary position embedding; x (batch, heads, 64), cos and sin (batch, 1, 64)."""
+    """Rotate by position; x (batch, heads, 64), cos and sin (batch, 1, 64)."""
     left, right = x.chunk(2, -1)
     return x * cos + torch.cat([-right, left], -1) * sin
 
 
 def before(x, norm, w_qkv, cos, sin, eps, heads, kv_heads):
-    """Norm, projections and rotation: queries, keys and values of one new token a row."""
+    """Return queries, keys and values of one new token per row."""
     qkv = F.linear(F.rms_norm(x, x.shape[-1:], norm, eps), w_qkv).view(len(x), -1, 64)
     q, k, v = qkv.split([heads, kv_heads, kv_heads], 1)
     return rotate(q, cos, sin), rotate(k, cos, sin), v
 
 
 def after(x, a, w_out, norm, w_gate_up, w_down, eps):
-    """Output projection and gated MLP, each with its residual."""
+    """Apply output projection and gated MLP, each with its residual."""
     x = x + F.linear(a, w_out)
     gate, up = F.linear(F.rms_norm(x, x.shape[-1:], norm, eps), w_gate_up).chunk(2, -1)
     return x + F.linear(F.silu(gate) * up, w_down)
 
 
 def pick(logits, noise, temperature, min_p):
-    """A token a row: tokens under `min_p` times the best probability are out, the rest by exponential noise."""
+    """Draw one token per row among those of at least `min_p` times the best probability."""
     scores = logits.float() / temperature[:, None]
     scores = scores - scores.amax(-1, keepdim=True)
     return torch.where(scores < min_p, -torch.inf, scores - noise.log()).argmax(-1)
 
 
 class Teacher:
-    """Weights of a transformers Llama, fused, and a key/value cache for `batch` rows of `length` tokens."""
+    """The fused weights of a Llama, and a key/value cache for `batch` rows of `length` tokens."""
 
     def __init__(self, model, batch, length, compile):
         c = model.config
-        self.heads, self.kv_heads, self.eps = c.num_attention_heads, c.num_key_value_heads, c.rms_norm_eps
+        self.heads, self.kv_heads, self.eps = (
+            c.num_attention_heads,
+            c.num_key_value_heads,
+            c.rms_norm_eps,
+        )
         self.embed, self.last_norm = model.model.embed_tokens.weight, model.model.norm.weight
         self.layers = [
             (
                 l.input_layernorm.weight,
-                torch.cat([l.self_attn.q_proj.weight, l.self_attn.k_proj.weight, l.self_attn.v_proj.weight]),
+                torch.cat(
+                    [
+                        l.self_attn.q_proj.weight,
+                        l.self_attn.k_proj.weight,
+                        l.self_attn.v_proj.weight,
+                    ]
+                ),
                 l.self_attn.o_proj.weight,
                 l.post_attention_layernorm.weight,
                 torch.cat([l.mlp.gate_proj.weight, l.mlp.up_proj.weight]),
@@ -104,10 +127,15 @@ class Teacher:
             for l in model.model.layers
         ]
         device, dtype = self.embed.device, self.embed.dtype
-        angles = torch.arange(length)[:, None] * c.rope_parameters["rope_theta"] ** -(torch.arange(0, 64, 2) / 64)
+        angles = torch.arange(length)[:, None] * c.rope_parameters["rope_theta"] ** -(
+            torch.arange(0, 64, 2) / 64
+        )
         angles = torch.cat([angles, angles], -1)[:, None].to(device)
         self.cos, self.sin = angles.cos().to(dtype), angles.sin().to(dtype)
-        self.cache = [torch.zeros(2, batch, self.kv_heads, length, 64, device=device, dtype=dtype) for _ in self.layers]
+        self.cache = [
+            torch.zeros(2, batch, self.kv_heads, length, 64, device=device, dtype=dtype)
+            for _ in self.layers
+        ]
         self.rows = torch.arange(batch, device=device)
         wrap = partial(torch.compile, dynamic=False) if compile else (lambda f: f)
         self.before, self.after, self.pick = wrap(before), wrap(after), wrap(pick)
@@ -115,7 +143,9 @@ class Teacher:
     def logits(self, token, pos):
         """Write `token` (batch,) into the cache at `pos` (batch,) and return the next token's logits."""
         x, cos, sin = self.embed[token], self.cos[pos], self.sin[pos]
-        for (norm, w_qkv, w_out, norm_2, w_gate_up, w_down), (keys, values) in zip(self.layers, self.cache):
+        for (norm, w_qkv, w_out, norm_2, w_gate_up, w_down), (keys, values) in zip(
+            self.layers, self.cache
+        ):
             q, k, v = self.before(x, norm, w_qkv, cos, sin, self.eps, self.heads, self.kv_heads)
             keys[self.rows, :, pos], values[self.rows, :, pos] = k, v
             a = attend(q.reshape(len(x), self.kv_heads, -1, 64), keys, values, pos)
@@ -124,7 +154,7 @@ class Teacher:
 
 
 class Sampler:
-    """Endless sampling over a table of prompts.
+    """Samples without end over a table of prompts.
 
     prefix: token ids that every prompt begins with, computed once. prompts (count, width) padded token ids
     and their lengths. After `steps` steps, `said` (steps, batch) holds the sampled token or -1 (still
@@ -146,7 +176,9 @@ class Sampler:
         self.next_job = torch.tensor(batch, device=device)
         self.pos = torch.full((batch,), self.start, device=device)
         self.token = self.prompts[self.job % len(self.prompts), 0]
-        self.said, self.ended = (torch.full((steps, batch), -1, device=device, dtype=torch.int32) for _ in range(2))
+        self.said, self.ended = (
+            torch.full((steps, batch), -1, device=device, dtype=torch.int32) for _ in range(2)
+        )
         self.cut = torch.zeros(steps, batch, device=device, dtype=torch.bool)
         self.at = torch.zeros(1, device=device, dtype=torch.long)
         self.graph = None
@@ -157,7 +189,9 @@ class Sampler:
         row = self.job % len(self.prompts)
         read = self.pos - self.start + 1
         reading = read < self.lengths[row]
-        token = torch.where(reading, self.prompts[row, read.clamp(max=self.prompts.shape[1] - 1)], drawn)
+        token = torch.where(
+            reading, self.prompts[row, read.clamp(max=self.prompts.shape[1] - 1)], drawn
+        )
         stop = ~reading & sum(token == s for s in self.stops).bool()
         cut = ~stop & (self.pos + 1 >= self.limit)
         end = stop | cut
@@ -192,12 +226,14 @@ class Sampler:
 
 @torch.no_grad()
 def check(model, teacher, ids, tolerance):
-    """Our step against transformers: the relative error of all logits of `ids`, or AssertionError."""
+    """Return the relative error of our logits of `ids` against transformers, or AssertionError."""
     batch, device = len(teacher.rows), teacher.embed.device
     expected = model(ids[None].to(device)).logits[0].float()
     ours = torch.stack(
         [
-            teacher.logits(*(torch.full((batch,), x, device=device) for x in (int(t), i)))[-1].clone()
+            teacher.logits(*(torch.full((batch,), x, device=device) for x in (int(t), i)))[
+                -1
+            ].clone()
             for i, t in enumerate(ids)
         ]
     ).float()
