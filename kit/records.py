@@ -17,12 +17,18 @@ from pathlib import Path
 
 from kit.engine import row_checks
 from kit.engine.row_checks import Duplicate, leakage
-from kit.errors import DataError, MissingError, Problem, SettingsError, bad_rows, exits, refusal
+from kit.errors import MissingError, Problem, SettingsError, bad_rows, exits, refusal
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 # First bytes of files that are no rows of text, whatever their ending says.
-MARKS = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip or Excel", b"PAR1": "Parquet",
-         b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"[": "a JSON array"}
+MARKS = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip or Excel",
+    b"PAR1": "Parquet",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"[": "a JSON array",
+}
 ADVICE = 'correct these rows or read with on_bad="skip"'
 LISTED = 20  # duplicates and leaks that the command prints; its JSON holds all
 
@@ -32,8 +38,8 @@ def find(path) -> Path:
     course = Path(__file__).parents[1] / path
     if Path(path).exists() or course.exists():
         return Path(path) if Path(path).exists() else Path(os.path.relpath(course))
-    raise MissingError("expected a data file, got nothing at this path; correct the path (the "
-                       f"working folder is {os.getcwd()})", file=str(path))
+    advice = f"correct the path (the working folder is {os.getcwd()})"
+    raise MissingError(f"expected a data file, got nothing; {advice}", file=str(path))
 
 
 @contextlib.contextmanager
@@ -55,8 +61,9 @@ def read(source, kind="auto", *, on_bad="stop", extra=False):
     Bad rows raise one DataError that lists them all; with on_bad="skip" they are in `.rejected`.
     """
     if kind not in ("auto", *row_checks.KINDS) or on_bad not in ("stop", "skip"):
-        raise SettingsError(f"expected kind {', '.join(row_checks.KINDS)} or auto and on_bad stop "
-                            f"or skip, got {kind!r} and {on_bad!r}; correct the setting")
+        kinds = ", ".join(row_checks.KINDS)
+        expected = f"expected kind {kinds} or auto and on_bad stop or skip"
+        raise SettingsError(f"{expected}, got {kind!r} and {on_bad!r}; correct the setting")
     return scan(source, kind, extra).checked(on_bad)
 
 
@@ -70,11 +77,10 @@ def scan(source, kind, extra=False):
         if not os.path.isfile(name):
             raise refusal(name, "a file", "a folder or device", "correct the path")
         if ending not in ENDINGS:
-            raise refusal(name, "one of the endings " + ", ".join(ENDINGS), ending or "none",
-                          "convert the file or rename it")
+            raise refusal(name, f"one of {', '.join(ENDINGS)}", ending or "no ending", "convert it")
     elif not isinstance(getattr(source, "num_rows", None), int):
-        raise refusal(None, "a path or a datasets.Dataset of one split", type(source).__name__,
-                      "pass one split of it")
+        got = type(source).__name__
+        raise refusal(None, "a path or a datasets.Dataset of one split", got, "pass one split")
     rows = Records(name, kind, extra)
     with attempt("read", name, "check that the file is whole and that you may read it"):
         rows.add(reader(source, digest))
@@ -157,10 +163,12 @@ class Records:
 
         on_bad="stop" raises one DataError that names them all; "skip" adds them to `.rejected`.
         """
+        new = [Problem(self.file, self.lines[i], *faults[i]) for i in sorted(faults)]
+        if new and on_bad == "stop":
+            raise bad_rows(self.file, new, self.rows_in, advice)
         rest = self.only([i for i in range(len(self)) if i not in faults])
-        new = [Problem(self.file, self.lines[i], *faults[i]) for i in faults]
         rest.problems = sorted(self.problems + new, key=lambda problem: problem.line)
-        return rest.checked(on_bad, advice)
+        return rest.checked("skip", advice)
 
     def mapped(self, kind, change):
         """Return Records of `kind` with change(row) for each row; None leaves out the row."""
@@ -198,9 +206,11 @@ class Records:
 
         `json.loads(line)["raw"].encode(errors="surrogateescape")` are the bytes of the row.
         """
-        rows = (problem._asdict() | {"raw": self.raw[problem.line].decode(
-            errors="surrogateescape")} for problem in self.rejected)
-        write_lines(file, map(json.dumps, rows), [self.file, *inputs])
+        rows = []
+        for problem in self.rejected:
+            raw = self.raw[problem.line].decode(errors="surrogateescape")
+            rows.append(json.dumps(problem._asdict() | {"raw": raw}))
+        write_lines(file, rows, [self.file, *inputs])
 
 
 reject = Records.reject
@@ -213,8 +223,8 @@ def write_lines(file, lines, inputs=()):
     with attempt("write", file, "choose a folder that exists, has room and may be written"):
         if os.path.exists(target) and not os.path.isfile(target):
             raise refusal(str(file), "a file to write", "a folder or device", "choose another name")
-        if any(os.path.exists(target) and os.path.samefile(name, target) for name in inputs
-               if os.path.exists(name)):
+        inputs = [name for name in inputs if os.path.exists(name) and os.path.exists(target)]
+        if any(os.path.samefile(name, target) for name in inputs):
             raise refusal(str(file), "a file to write", "an input file", "choose another name")
         try:
             with open(part, "w", encoding="utf-8") as out:
@@ -236,10 +246,10 @@ def split_too_long(rows, lengths, max_length) -> Records:
         notes.append(f"equal to an earlier row: {len(rows.duplicates)} ({rows.duplicates[0]})")
     if long:
         shortest, longest = min(long.values()), max(long.values())
-        notes.append(f"left out as longer than max_length = {max_length}: {len(long)} of "
-                     f"{len(rows)} rows ({shortest} to {longest} tokens)")
-        faults = {i: (None, f"at most max_length = {max_length} tokens", f"{n} tokens")
-                  for i, n in long.items()}
+        span = f"{len(long)} of {len(rows)} rows ({shortest} to {longest} tokens)"
+        notes.append(f"left out as longer than max_length = {max_length}: {span}")
+        limit = f"at most max_length = {max_length} tokens"
+        faults = {i: (None, limit, f"{n} tokens") for i, n in long.items()}
         rows = rows.reject(faults, advice=f"set max_length to {shortest} or more")
     if notes and os.environ.get("RANK", "0") == "0":
         print(f"{rows.file}: {'; '.join(notes)}.")
@@ -251,8 +261,8 @@ def split_leaked(rows, questions, on_bad="stop") -> Records:
 
     One DataError lists all rows with such a prompt; with on_bad="skip" they are rejected.
     """
-    faults = {i: (None, "no prompt of the test rows", leak.match())
-              for i, leak in leakage(rows, questions).items()}
+    leaks, expected = leakage(rows, questions), "no prompt of the test rows"
+    faults = {i: (None, expected, leaks[i].match()) for i in leaks}
     return rows.reject(faults, on_bad, 'remove them from one of the files or use on_bad="skip"')
 
 
@@ -260,8 +270,9 @@ def length_quantiles(lengths, max_length=None) -> dict:
     """Return rows, the length at each twentieth of the rows, and how many rows are too long."""
     ordered, points = sorted(lengths), [step / 20 for step in range(21)]
     quantiles = {at: ordered[round(at * (len(ordered) - 1))] for at in points if ordered}
-    return {"rows": len(ordered), "max_length": max_length, "quantiles": quantiles,
-            "dropped": sum(max_length is not None and n > max_length for n in ordered)}
+    dropped = sum(max_length is not None and n > max_length for n in ordered)
+    facts = {"rows": len(ordered), "max_length": max_length}
+    return facts | {"quantiles": quantiles, "dropped": dropped}
 
 
 def text_lines(file, digest):
@@ -285,8 +296,8 @@ def csv_rows(file, digest):
     """Yield (line, bytes, JSON, faults) of each record of a CSV file; a record may span lines."""
     csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters per cell
     lines, header = [raw for _, raw in text_lines(file, digest)], None
-    reader = csv.reader((raw.decode(errors="surrogateescape") for raw in lines), strict=True,
-                        delimiter=",\t"[file.lower().endswith(".tsv")])
+    texts = (raw.decode(errors="surrogateescape") for raw in lines)
+    reader = csv.reader(texts, delimiter=",\t"[file.lower().endswith(".tsv")], strict=True)
     while (start := reader.line_num) < len(lines):
         try:
             cells, faults = next(reader), None
@@ -298,16 +309,17 @@ def csv_rows(file, digest):
         if header and cells and len(cells) != len(header):
             faults = [(None, f"{len(header)} columns", f"{len(cells)} columns")]
         if header and cells != []:
-            raw = b"".join(lines[start:reader.line_num])
+            raw = b"".join(lines[start : reader.line_num])
             yield start + 1, raw, as_json(header, cells or []), faults
         header = header or cells
 
 
 def as_json(header, cells):
     """Return the JSON of a CSV record; a cell of messages is JSON already."""
-    pairs = (f"{json.dumps(name)}: "
-             + (cell if name == "messages" else json.dumps(cell, ensure_ascii=False))
-             for name, cell in zip(header, cells))
+    pairs = []
+    for name, cell in zip(header, cells):
+        cell = cell if name == "messages" else json.dumps(cell, ensure_ascii=False)
+        pairs.append(f"{json.dumps(name)}: {cell}")
     return f"{{{', '.join(pairs)}}}\n".encode(errors="surrogateescape")
 
 
@@ -332,8 +344,8 @@ def arrow_rows(source, digest):
                 digest.update(content)
             yield line, content, content, None
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
-        raise refusal(source if isinstance(source, str) else "Dataset", "a table of text",
-                      str(error).split("\n")[0], "write it again") from None
+        file, reason = source if isinstance(source, str) else None, str(error).split("\n")[0]
+        raise refusal(file, "a table of text", reason, "write it again") from None
 
 
 def not_text(value):
@@ -367,9 +379,12 @@ def main(argv=None):
         lists = {name: [item._asdict() for item in lists[name]] for name in lists}
         print(json.dumps(facts | lists, indent=1))
     else:
-        print(f"{rows.file}: {rows.kind}, {rows.rows_in} rows, {rows.rows_used} used, "
-              f"{len(rows.rejected)} rejected, {len(rows.duplicates)} equal to an earlier row, "
-              f"{len(leaks)} with a prompt of the test rows")
+        print(f"{rows.file}: {rows.kind}, {rows.rows_in} rows, {rows.rows_used} used, ", end="")
+        print(
+            f"{len(rows.rejected)} rejected, {len(rows.duplicates)} equal to an earlier row, ",
+            end="",
+        )
+        print(f"{len(leaks)} with a prompt of the test rows")
         print(*rows.problems, *rows.duplicates[:LISTED], *leaks[:LISTED], sep="\n")
     split_leaked(rows.checked("stop"), tests)
 

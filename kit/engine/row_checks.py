@@ -9,11 +9,16 @@ from typing import NamedTuple
 
 ROLES = ("system", "user", "assistant")
 KINDS = ("completion", "chat", "preferences")
-FORMS = (("completion", ("prompt", "completion")), ("completion", ("text",)),
-         ("chat", ("messages",)), ("preferences", ("prompt", "chosen", "rejected")))
+FORMS = (
+    ("completion", ("prompt", "completion")),
+    ("completion", ("text",)),
+    ("chat", ("messages",)),
+    ("preferences", ("prompt", "chosen", "rejected")),
+)
 NO_TOOLS = "tool calls are not supported"
-SHARE_GPT = ("rename conversations, from, value, human and gpt to messages, role, content, user "
-             "and assistant")
+SHARE_GPT = (
+    "rename conversations, from, value, human, gpt to messages, role, content, user, assistant"
+)
 HINTS = {  # what to do about the fields of other formats
     "tools": NO_TOOLS,
     "tool_calls": NO_TOOLS,
@@ -30,7 +35,7 @@ def named(names) -> str:
     """Return names in one readable line, and what to do about names of other formats."""
     text = ", ".join(n if isinstance(n, str) and n.isprintable() else repr(n) for n in names)
     hint = next((f" ({HINTS[name]})" for name in HINTS if name in names), "")
-    return (text if len(text) <= 3 * WIDTH else text[:3 * WIDTH] + "...") + hint
+    return (text if len(text) <= 3 * WIDTH else text[: 3 * WIDTH] + "...") + hint
 
 
 def describe(value) -> str:
@@ -66,8 +71,8 @@ def column_fault(row, kind, extra=False):
     if columns_of(row, kind, extra):
         return None
     forms = " or ".join(named(fields) for name, fields in FORMS if kind in ("auto", name))
-    return (None, f"{'at least' if extra else 'exactly'} {forms}",
-            f"the columns {named(row) or 'none'}")
+    got = f"the columns {named(row) or 'none'}"
+    return None, f"{'at least' if extra else 'exactly'} {forms}", got
 
 
 def distinct(pairs):
@@ -87,7 +92,7 @@ def parse(content):
     try:
         return json.loads(content.decode().rstrip("\r\n"), object_pairs_hook=distinct), None
     except UnicodeDecodeError as error:
-        before = content[:error.start].decode()[-20:]
+        before = content[: error.start].decode()[-20:]
         return None, [(None, "UTF-8", f"the byte 0x{content[error.start]:02x} after {before!r}")]
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at character {error.pos + 1}"
@@ -120,8 +125,8 @@ def pair_faults(row):
         else:
             defects += turn_faults(row[name], name, role, role)
     if not defects and visible(row["chosen"]) == visible(row["rejected"]):
-        defects.append(("rejected", "an answer that differs from chosen",
-                        "the same answer (up to white space at its end and Unicode form)"))
+        same = "the same answer (up to white space at its end and Unicode form)"
+        defects.append(("rejected", "an answer that differs from chosen", same))
     return defects
 
 

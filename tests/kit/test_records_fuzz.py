@@ -14,25 +14,79 @@ from kit import records
 from kit.engine.row_checks import level
 from kit.errors import KitError
 
-FUZZ = settings(derandomize=True, deadline=None, database=None, max_examples=120,
-                suppress_health_check=list(HealthCheck))
+FUZZ = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=120,
+    suppress_health_check=list(HealthCheck),
+)
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
-MESSAGES = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3).map(lambda turns: [
-    {"role": role, "content": text} for turn in turns
-    for role, text in zip(("user", "assistant"), turn)])
+MESSAGES = st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=3).map(
+    lambda turns: [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn)
+    ]
+)
 ROWS = st.one_of(
     st.lists(st.fixed_dictionaries({"prompt": WORDS, "completion": WORDS}), min_size=1, max_size=4),
     st.lists(st.fixed_dictionaries({"messages": MESSAGES}), min_size=1, max_size=4),
-    st.lists(st.fixed_dictionaries({"prompt": WORDS, "chosen": WORDS, "rejected": WORDS}).filter(
-        lambda row: level(row["chosen"]) != level(row["rejected"])), min_size=1, max_size=4))
-ANYTHING = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
-                        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-                            st.sampled_from(["prompt", "completion", "messages", "role", "content",
-                                             "chosen", "rejected", "user", "tools"]) | st.text(),
-                            inner, max_size=4), max_leaves=8)
-PIECES = st.sampled_from([b"\n", b"\r", b'"', b",", b"{", b"}", b"[", b"\\", b"\xff", b"\0",
-                          b"\\ud800", b"\xef\xbb\xbf", b"NaN",
-                          b"null", b'"role"', b"messages", b"\xc3", b" "])
+    st.lists(
+        st.fixed_dictionaries({"prompt": WORDS, "chosen": WORDS, "rejected": WORDS}).filter(
+            lambda row: level(row["chosen"]) != level(row["rejected"])
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "prompt",
+                    "completion",
+                    "messages",
+                    "role",
+                    "content",
+                    "chosen",
+                    "rejected",
+                    "user",
+                    "tools",
+                ]
+            )
+            | st.text(),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+PIECES = st.sampled_from(
+    [
+        b"\n",
+        b"\r",
+        b'"',
+        b",",
+        b"{",
+        b"}",
+        b"[",
+        b"\\",
+        b"\xff",
+        b"\0",
+        b"\\ud800",
+        b"\xef\xbb\xbf",
+        b"NaN",
+        b"null",
+        b'"role"',
+        b"messages",
+        b"\xc3",
+        b" ",
+    ]
+)
 
 
 def jsonl(rows):
@@ -43,8 +97,13 @@ def as_csv(rows):
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, list(rows[0]))
     writer.writeheader()
-    writer.writerows({name: json.dumps(value) if isinstance(value, list) else value
-                      for name, value in row.items()} for row in rows)
+    writer.writerows(
+        {
+            name: json.dumps(value) if isinstance(value, list) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    )
     return out.getvalue().encode()
 
 
@@ -83,8 +142,9 @@ def outcome(name, content):
         assert [line["line"] for line in lines] == [problem.line for problem in rows.rejected]
         if name == "a.jsonl":
             content = content.removeprefix(b"\xef\xbb\xbf")
-            assert rows.raw == {number: line for number, line in enumerate(io.BytesIO(content), 1)
-                                if line.strip()}
+            assert rows.raw == {
+                number: line for number, line in enumerate(io.BytesIO(content), 1) if line.strip()
+            }
         if name == "a.csv":
             assert all(line["raw"].encode(errors="surrogateescape") in content for line in lines)
         return list(rows)
@@ -106,9 +166,15 @@ def test_random_bytes(name, content):
 
 @FUZZ
 @given(content=st.lists(PIECES | st.binary(max_size=4)).map(b"".join))
-@pytest.mark.parametrize("name, start", [
-    ("a.jsonl", b'{"text": "a"}\n{"text": "'), ("a.csv", b"prompt,completion\na,b\n"),
-    ("a.csv", b"messages\n"), ("a.csv", b"text\n")])
+@pytest.mark.parametrize(
+    "name, start",
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": "'),
+        ("a.csv", b"prompt,completion\na,b\n"),
+        ("a.csv", b"messages\n"),
+        ("a.csv", b"text\n"),
+    ],
+)
 def test_random_bytes_behind_a_good_start(name, start, content):
     outcome(name, start + content)
 
@@ -118,12 +184,16 @@ def test_random_bytes_behind_a_good_start(name, start, content):
 def test_any_json_value_as_a_row_beside_good_ones(value, good):
     line = json.dumps(value).encode() + b"\n"
     rows = outcome("a.jsonl", jsonl(good) + line)
-    assert rows is not None and rows[:len(good)] == good
+    assert rows is not None and rows[: len(good)] == good
 
 
 @FUZZ
-@given(rows=ROWS, edits=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 3), PIECES),
-                                 min_size=1, max_size=4))
+@given(
+    rows=ROWS,
+    edits=st.lists(
+        st.tuples(st.integers(0, 10_000), st.integers(0, 3), PIECES), min_size=1, max_size=4
+    ),
+)
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
 def test_mutated_text_files(name, rows, edits):
     outcome(name, edited(WRITERS[name](rows), edits))
@@ -132,7 +202,7 @@ def test_mutated_text_files(name, rows, edits):
 def edited(content, edits):
     for at, dropped, piece in edits:
         at %= len(content) + 1
-        content = content[:at] + piece + content[at + dropped:]
+        content = content[:at] + piece + content[at + dropped :]
     return content
 
 
@@ -148,4 +218,4 @@ def test_truncated_parquet(cut):
 @settings(FUZZ, max_examples=120)
 @given(at=st.integers(0, len(PARQUET) - 1), flip=st.integers(1, 255))
 def test_parquet_with_a_flipped_byte(at, flip):
-    outcome("a.parquet", PARQUET[:at] + bytes([PARQUET[at] ^ flip]) + PARQUET[at + 1:])
+    outcome("a.parquet", PARQUET[:at] + bytes([PARQUET[at] ^ flip]) + PARQUET[at + 1 :])

@@ -1,4 +1,4 @@
-"""Each promise of the readers, broken once: `promises` holds for kit.records and must fail for every mutant."""
+"""Break each promise of the readers once: `promises` holds and must fail for every mutant."""
 
 import json
 import unicodedata
@@ -23,15 +23,29 @@ LINES = [
     b'{"prompt": " NA ", "completion": "null"}\n',
     b'{"prompt": "na", "completion": "NULL"}',
 ]
-GOOD = [(1, " NA ", "null"), (2, "caf\u00e9 \ufb01ve", "007"), (10, "2024-01-01", "1e5\r\n"), (11, " NA ", "null"),
-        (12, "na", "NULL")]
-FAULTS = [(4, None, "the field prompt twice"), (5, "completion", "the number NaN"),
-          (6, None, "the byte 0xe9 after '{\"prompt\": \"bytes '"), (7, "completion", "'  '"),
-          (8, None, "the columns prompt, completion, label"),
-          (9, "prompt", "the lone surrogate '\\ud800'")]
+GOOD = [
+    (1, " NA ", "null"),
+    (2, "caf\u00e9 \ufb01ve", "007"),
+    (10, "2024-01-01", "1e5\r\n"),
+    (11, " NA ", "null"),
+    (12, "na", "NULL"),
+]
+FAULTS = [
+    (4, None, "the field prompt twice"),
+    (5, "completion", "the number NaN"),
+    (6, None, 'the byte 0xe9 after \'{"prompt": "bytes \''),
+    (7, "completion", "'  '"),
+    (8, None, "the columns prompt, completion, label"),
+    (9, "prompt", "the lone surrogate '\\ud800'"),
+]
 BAD = [line for line, *_ in FAULTS]
-CHATS = [[("user", "u"), ("assistant", "a")], [("user", "u"), ("bot", "a")], [("user", "u")],
-         [("user", "u"), ("user", "v"), ("assistant", "a")], [("user", "u"), ("assistant", "a"), ("bot", "b")]]
+CHATS = [
+    [("user", "u"), ("assistant", "a")],
+    [("user", "u"), ("bot", "a")],
+    [("user", "u")],
+    [("user", "u"), ("user", "v"), ("assistant", "a")],
+    [("user", "u"), ("assistant", "a"), ("bot", "b")],
+]
 
 
 def promises(folder):
@@ -44,7 +58,8 @@ def promises(folder):
     assert rows.rows_in == rows.rows_used + len(rows.rejected) == 11
     lines = [json.loads(line) for line in rejected.read_text().splitlines()]
     assert [(line["line"], line["raw"].encode(errors="surrogateescape")) for line in lines] == [
-        (n, LINES[n - 1]) for n in BAD]
+        (n, LINES[n - 1]) for n in BAD
+    ]
     assert [(p.line, p.field, p.got) for p in rows.problems] == FAULTS
     assert rows.duplicates == [(11, 1, True), (12, 1, False)]
     with pytest.raises(DataError) as caught:
@@ -70,11 +85,17 @@ def table_promises(folder):
     from pyarrow import parquet
 
     want = [{"prompt": p, "completion": c} for _, p, c in GOOD[:3]]
-    (folder / "a.csv").write_bytes(b"\xef\xbb\xbfprompt,completion\r\n" + "".join(
-        f'{p},"{c}"\r\n' for _, p, c in GOOD[:3]).encode())
+    (folder / "a.csv").write_bytes(
+        b"\xef\xbb\xbfprompt,completion\r\n"
+        + "".join(f'{p},"{c}"\r\n' for _, p, c in GOOD[:3]).encode()
+    )
     parquet.write_table(pyarrow.Table.from_pylist(want), folder / "a.parquet")
     assert list(records.read(folder / "a.csv")) == want
-    assert list(records.read(folder / "a.parquet")) == want == list(records.read(datasets.Dataset.from_list(want)))
+    assert (
+        list(records.read(folder / "a.parquet"))
+        == want
+        == list(records.read(datasets.Dataset.from_list(want)))
+    )
     with pytest.raises(KitError, match="the columns prompt;completion"):
         (folder / "b.csv").write_text("prompt;completion\na;b\n")
         records.read(folder / "b.csv")
@@ -98,14 +119,18 @@ def test_the_promises_hold(tmp_path):
 def rows_dropped(patch):
     """A bad row is passed over without a word, as a loader's `errors="ignore"` does."""
     rows = records.json_rows
-    patch.setattr(records, "json_rows", lambda *a: (
-        row for row in rows(*a) if not row_checks.parse(row[2])[1]))
+    patch.setattr(
+        records,
+        "json_rows",
+        lambda *a: (row for row in rows(*a) if not row_checks.parse(row[2])[1]),
+    )
 
 
 def lines_counted_without_blanks(patch):
     rows = records.json_rows
-    patch.setattr(records, "json_rows", lambda *a: (
-        (n, *rest) for n, (_, *rest) in enumerate(rows(*a), 1)))
+    patch.setattr(
+        records, "json_rows", lambda *a: ((n, *rest) for n, (_, *rest) in enumerate(rows(*a), 1))
+    )
 
 
 def last_of_two_fields_wins(patch):
@@ -114,8 +139,14 @@ def last_of_two_fields_wins(patch):
 
 def bytes_replaced(patch):
     rows = records.json_rows
-    patch.setattr(records, "json_rows", lambda *a: (
-        (n, raw, content.decode(errors="replace").encode(), faults) for n, raw, content, faults in rows(*a)))
+    patch.setattr(
+        records,
+        "json_rows",
+        lambda *a: (
+            (n, raw, content.decode(errors="replace").encode(), faults)
+            for n, raw, content, faults in rows(*a)
+        ),
+    )
 
 
 def mark_not_removed(patch):
@@ -127,8 +158,13 @@ def mark_not_removed(patch):
 
 def text_changed(patch, change):
     row = records.Records.row
-    patch.setattr(records.Records, "row", lambda *a: {
-        name: change(text) if isinstance(text, str) else text for name, text in row(*a).items()})
+    patch.setattr(
+        records.Records,
+        "row",
+        lambda *a: {
+            name: change(text) if isinstance(text, str) else text for name, text in row(*a).items()
+        },
+    )
 
 
 def text_stripped(patch):
@@ -142,13 +178,20 @@ def text_normalised(patch):
 def cells_guessed(patch):
     """What pandas makes of NA, null and 007."""
     cells = records.as_json
-    patch.setattr(records, "as_json", lambda header, values: cells(
-        header, [str(int(v)) if v.isdigit() else v for v in values]))
+    patch.setattr(
+        records,
+        "as_json",
+        lambda header, values: cells(header, [str(int(v)) if v.isdigit() else v for v in values]),
+    )
 
 
 def empty_accepted(patch):
     faults = row_checks.text_faults
-    patch.setattr(row_checks, "text_faults", lambda *a: [f for f in faults(*a) if f[1] != "text that is not empty"])
+    patch.setattr(
+        row_checks,
+        "text_faults",
+        lambda *a: [f for f in faults(*a) if f[1] != "text that is not empty"],
+    )
 
 
 def columns_ignored(patch):
@@ -158,14 +201,22 @@ def columns_ignored(patch):
 
 def roles_dropped(patch):
     faults = row_checks.turn_faults
-    patch.setattr(row_checks, "turn_faults", lambda messages, *a, **k: faults(
-        [m for m in messages if m["role"] in row_checks.ROLES], *a, **k))
+    patch.setattr(
+        row_checks,
+        "turn_faults",
+        lambda messages, *a, **k: faults(
+            [m for m in messages if m["role"] in row_checks.ROLES], *a, **k
+        ),
+    )
 
 
 def last_turn_unchecked(patch):
     faults = row_checks.turn_faults
-    patch.setattr(row_checks, "turn_faults", lambda *a: [
-        fault for fault in faults(*a) if "in the last message" not in fault[1]])
+    patch.setattr(
+        row_checks,
+        "turn_faults",
+        lambda *a: [fault for fault in faults(*a) if "in the last message" not in fault[1]],
+    )
 
 
 def equal_pairs_accepted(patch):
@@ -183,8 +234,9 @@ def first_problem_only(patch):
 
 def rejected_as_parsed(patch):
     rows = records.json_rows
-    patch.setattr(records, "json_rows", lambda *a: (
-        (n, raw.strip(), *rest) for n, raw, *rest in rows(*a)))
+    patch.setattr(
+        records, "json_rows", lambda *a: ((n, raw.strip(), *rest) for n, raw, *rest in rows(*a))
+    )
 
 
 def inputs_written(patch):
@@ -205,14 +257,36 @@ def too_long_cut(patch):
 
 
 def nulls_for_text(patch):
-    patch.setattr(records, "without_nulls", lambda row: {
-        name: None if row[name] == "null" else row[name] for name in row})
+    patch.setattr(
+        records,
+        "without_nulls",
+        lambda row: {name: None if row[name] == "null" else row[name] for name in row},
+    )
 
 
-MUTANTS = [rows_dropped, lines_counted_without_blanks, last_of_two_fields_wins, bytes_replaced, mark_not_removed,
-           text_stripped, text_normalised, cells_guessed, empty_accepted, columns_ignored, roles_dropped,
-           last_turn_unchecked, equal_pairs_accepted, pairs_compared_by_bytes, first_problem_only, rejected_as_parsed, inputs_written,
-           duplicates_by_bytes, leaks_by_bytes, too_long_cut, nulls_for_text]
+MUTANTS = [
+    rows_dropped,
+    lines_counted_without_blanks,
+    last_of_two_fields_wins,
+    bytes_replaced,
+    mark_not_removed,
+    text_stripped,
+    text_normalised,
+    cells_guessed,
+    empty_accepted,
+    columns_ignored,
+    roles_dropped,
+    last_turn_unchecked,
+    equal_pairs_accepted,
+    pairs_compared_by_bytes,
+    first_problem_only,
+    rejected_as_parsed,
+    inputs_written,
+    duplicates_by_bytes,
+    leaks_by_bytes,
+    too_long_cut,
+    nulls_for_text,
+]
 
 
 @pytest.mark.parametrize("mutate", MUTANTS, ids=lambda f: f.__name__)
