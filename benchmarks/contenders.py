@@ -14,6 +14,7 @@ import random
 import resource
 import tempfile
 import time
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ |= {
@@ -328,10 +329,11 @@ def sft_trainer(spec, folder, data, batch):
             if spec["task"] == "fit"
             else speed.micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
         )
-        hardware = kit_sft.hardware(batch, micro) | ({"bf16": True} if way.endswith("bf16") else {})
+        hardware = kit_sft.hardware(SimpleNamespace(batch_size=batch, micro_batch_size=micro)) | (
+            {"bf16": True} if way.endswith("bf16") else {}
+        )
         config = SFTConfig(
-            **given,
-            **hardware,
+            **hardware | given,
             **ours(way),
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
@@ -536,9 +538,12 @@ def dpo(spec):
                 for p in made
             ]
             micro = speed.micro_batch_size(lengths, spec["batch"], tokens=spec["ids"])
+            fitting = kit_sft.hardware(
+                SimpleNamespace(batch_size=spec["batch"], micro_batch_size=micro)
+            )
             config = DPOConfig(
                 **given,
-                **kit_sft.hardware(spec["batch"], micro),
+                **{key: value for key, value in fitting.items() if key not in given},
                 **ours(way),
                 max_length=None,
                 precompute_ref_log_probs=True,

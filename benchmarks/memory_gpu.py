@@ -19,6 +19,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -163,7 +164,10 @@ def trainer(setting, config, folder, packed=False, trained=1.0):
     torch.manual_seed(0)
     policy = attention.use(model()) if packed else model()
     settings = sft.hardware(
-        setting.micro_batch_size * setting.accumulation, setting.micro_batch_size
+        SimpleNamespace(
+            batch_size=setting.micro_batch_size * setting.accumulation,
+            micro_batch_size=setting.micro_batch_size,
+        )
     )
     checkpointing = next(key for key in settings if key.endswith("_checkpointing"))
     settings |= {

@@ -17,6 +17,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -64,7 +65,7 @@ def build(run, kind, gpu):
     settings = {
         **run.settings(),
         "save_steps": SAVE,
-        **sft.hardware(2 * micro, micro),
+        **sft.hardware(SimpleNamespace(batch_size=2 * micro, micro_batch_size=micro)),
         "max_steps": STEPS,
         "learning_rate": 1e-3,
         "lr_scheduler_type": "cosine",

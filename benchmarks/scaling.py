@@ -26,6 +26,7 @@ import threading
 import time
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -318,7 +319,12 @@ def timed(shape):
         {"input_ids": [row.input_ids for row in steps], "labels": [row.labels for row in steps]},
         f"{shape} {batch}",
     )
-    trainer, clock = trainer_of(model, data, 2 * BATCHES, sft.hardware(batch, micro))
+    trainer, clock = trainer_of(
+        model,
+        data,
+        2 * BATCHES,
+        sft.hardware(SimpleNamespace(batch_size=batch, micro_batch_size=micro)),
+    )
     trainer.train()
     seconds, ids = clock.ends[-1] - clock.ends[BATCHES - 1], sum(map(len, data["input_ids"]))
     return {
@@ -341,7 +347,7 @@ def full_step(name):
     shape, checkpointed = name.split()[0], name.endswith("checkpointed")
     n, ids = int(os.environ.get("WORLD_SIZE", "1")), 64 if shape == "toy" else MEMORY_IDS
     model, gpu = made(shape)
-    fitting = sft.hardware(n, 1)
+    fitting = sft.hardware(SimpleNamespace(batch_size=n, micro_batch_size=1))
     fitting[next(key for key in fitting if key.endswith("_checkpointing"))] = checkpointed
     planned = planner.plan(
         config(shape),
@@ -389,9 +395,8 @@ def trainer_of(model, data, steps, fitting):
 
     clock = Clock()
     config = SFTConfig(
-        **fitting,
+        **fitting | {"max_steps": steps},
         output_dir=tempfile.mkdtemp(),
-        max_steps=steps,
         save_strategy="no",
         learning_rate=1e-5,
         logging_steps=1,

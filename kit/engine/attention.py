@@ -13,13 +13,9 @@ import itertools
 NAME = "kit_packed"  # transformers reads a meaning into names with flash, sdpa, flex or eager
 LAYERS = {"full_attention", "sliding_attention"}
 MOST_HEAD_DIM = 256  # of the CUDA kernel behind varlen_attn
-ELSE = (
-    "past_key_values",
-    "position_ids",
-    "inputs_embeds",
-    "output_hidden_states",
-    "output_attentions",
-)  # a call with one of these is not packed
+# A call with one of these is not packed.
+ELSE = ["past_key_values", "position_ids", "inputs_embeds"]
+ELSE += ["output_hidden_states", "output_attentions"]
 
 
 def use(model):
@@ -75,8 +71,7 @@ def _pack(backbone, args, kwargs):
     if backbone.config._attn_implementation != NAME:
         return None
     if mask is None and kwargs.get("cu_seq_lens_q") is not None:  # TRL has packed the batch
-        empty = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=kwargs["cu_seq_lens_q"].device)
-        return args, {**kwargs, "attention_mask": empty}
+        return args, kwargs | {"attention_mask": _empty(kwargs["cu_seq_lens_q"])}
     special = args or kwargs.get("use_cache") is not False
     if special or any(kwargs.get(key) is not None and kwargs[key] is not False for key in ELSE):
         return None
@@ -86,19 +81,19 @@ def _pack(backbone, args, kwargs):
         return None
     real = mask.flatten().nonzero().flatten()
     ends = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0)).int()
-    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids).flatten()[real][None]
-    empty = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=ids.device)
-    return args, {
-        **kwargs,
-        "input_ids": ids.flatten()[real][None],
-        "position_ids": positions,
-        "attention_mask": empty,
-        "cu_seq_lens_q": ends,
-        "cu_seq_lens_k": ends,
-        "max_length_q": ids.shape[1],
-        "max_length_k": ids.shape[1],
-        "unpack_to": (real, ids.shape),
-    }
+    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    packed = dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), ends)
+    packed |= dict.fromkeys(("max_length_q", "max_length_k"), ids.shape[1])
+    packed |= {"attention_mask": _empty(ids), "unpack_to": (real, ids.shape)}
+    packed |= {"input_ids": ids.flatten()[real][None]}
+    packed |= {"position_ids": positions.flatten()[real][None]}
+    return args, kwargs | packed
+
+
+def _empty(tensor):
+    import torch
+
+    return tensor.new_empty(1, 1, 0, 0, dtype=torch.bool)
 
 
 def _pays(kind, dtype):
