@@ -1,4 +1,4 @@
-"""JupyterLab on a copy of the lessons, with its own runs folder and settings, and Debian's Chromium."""
+"""JupyterLab on a copy of the lessons, with its own runs and settings, and Debian's Chromium."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items):
 
 
 class Lab:
-    """A running JupyterLab and one browser page; `errors` holds what the browser's console reported."""
+    """A running JupyterLab and one browser page; `errors` is what the console reported."""
 
     def __init__(self, folder, browser):
         self.folder, self.port, self.token, self.errors = (
@@ -128,7 +128,8 @@ class Lab:
         self.page.evaluate(
             """async path => {
             [...jupyterapp.shell.widgets("main")].forEach(widget => widget.dispose());
-            window.kernel ??= (await jupyterapp.serviceManager.kernels.startNew({name: "python3"})).model;
+            const kernels = jupyterapp.serviceManager.kernels;
+            window.kernel ??= (await kernels.startNew({name: "python3"})).model;
             const options = {path, factory: "Notebook", kernel: window.kernel};
             const panel = await jupyterapp.commands.execute("docmanager:open", options);
             await panel.sessionContext.ready;
@@ -150,7 +151,7 @@ class Lab:
         self.page.wait_for_function(
             """() => {
             const kernel = jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel;
-            return kernel?.status === "idle" && !document.querySelector(".jp-NotebookPanel [data-status=busy]");
+            return kernel?.status === "idle";
         }""",
             timeout=1000 * seconds,
         )
@@ -162,7 +163,8 @@ class Lab:
         """Run every cell and wait until the last one ends or one raises."""
         self.page.evaluate("""() => {
             window.finished = false;
-            jupyterapp.commands.execute("notebook:run-all-cells").finally(() => { window.finished = true; });
+            const end = jupyterapp.commands.execute("notebook:run-all-cells");
+            end.finally(() => { window.finished = true; });
         }""")
         self.page.wait_for_function("window.finished", timeout=1000 * seconds)
 

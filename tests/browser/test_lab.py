@@ -1,4 +1,4 @@
-"""What a learner sees in JupyterLab: lessons open and run, progress changes, saved notebooks reopen without an error."""
+"""What a learner sees in JupyterLab: lessons, live progress, widgets, and a notebook opened again."""
 
 import re
 import subprocess
@@ -35,8 +35,11 @@ def make_trainer(params, run, model, tokenizer, encoded):
     return SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
 """,
     """
-params = settings.Settings(run="short", batch_size=8)
-run = sft.train(params, sft.load_chats, make_trainer, evaluate=None)
+def load_few(params, tokenizer, split):
+    rows, encoded = sft.load_chats(params, tokenizer, split)
+    return rows, encoded[:8]
+params = settings.Settings(run="short", batch_size=4)
+run = sft.train(params, sft.load_chats, make_trainer, load_validation=load_few, evaluate=None)
 """,
 )
 LINE = r"step (\d+)/60 · [\d.]+ (?:steps/s|s per step) · \d+:\d\d left · loss [\d.]+"
