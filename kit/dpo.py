@@ -104,6 +104,17 @@ def amounts(batch):
     return torch.stack([mask.chunk(2)[0][:, 1:].sum(), pairs])
 
 
+def mean_over_pairs(trainer, values):
+    """Return what TRL takes the mean of; plain `gather` needs equally many pairs in each process."""
+    import torch
+
+    if not values.ndim:
+        return trainer.gather(values)
+    amount = torch.tensor(float(len(values)), device=values.device)
+    total, count = trainer.accelerator.reduce(torch.stack([values.float().sum(), amount]), "sum")
+    return (total / count)[None]
+
+
 def __getattr__(name):
     """Make PairTrainer when it is first used: importing TRL takes seconds."""
     if name != "PairTrainer":
@@ -155,12 +166,6 @@ def pair_trainer():
             finally:
                 self.loss_weights, self.accelerator.gather = weights, self.gather
 
-        def mean_over_pairs(self, values):
-            """Return what TRL takes the mean of; plain `gather` needs equally many pairs everywhere."""
-            if not values.ndim:
-                return self.gather(values)
-            amount = torch.tensor(float(len(values)), device=values.device)
-            total, count = self.accelerator.reduce(torch.stack([values.float().sum(), amount]), "sum")
-            return (total / count)[None]
+        mean_over_pairs = mean_over_pairs
 
     return PairTrainer
