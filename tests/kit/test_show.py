@@ -391,7 +391,8 @@ def test_environment_holds_no_path_and_no_secret(monkeypatch):
 def test_a_live_curve_is_thin_and_ends_with_the_last_point(monkeypatch):
     drawn = []
     monkeypatch.setattr(show, "in_notebook", lambda: True)
-    monkeypatch.setattr(show, "curves", lambda series, **more: drawn.append(series) or show.Shown(""))
+    plain = show.Shown("")
+    monkeypatch.setattr(show, "curves", lambda series, **more: drawn.append(series) or plain)
     bar = show.progress("run", 1001)
     bar.series["loss"] = [(step, 1.0) for step in range(1, 1002)]
     bar._draw()
