@@ -15,7 +15,7 @@ from kit.engine.patches import score_trained_ids_only  # noqa: F401
 from kit.errors import DataError, SettingsError
 
 SCORED = 200  # test questions, for the scores before and after
-VALIDATED = 256  # rows, for the loss during training
+VALIDATED = 128  # rows, for the loss during training
 
 
 def load_start(params):
