@@ -11,7 +11,7 @@ import random
 
 from kit import chat, models, preflight, records, runs, scoring, tasks
 from kit.engine import distributed
-from kit.engine.patches import score_trained_ids_only  # noqa: F401
+from kit.engine.patches import score_trained_ids_only
 from kit.errors import DataError, SettingsError
 
 SCORED = 200  # test questions, for the scores before and after
@@ -214,6 +214,7 @@ def train(params, load_rows, make_trainer, *, reference=False, load_validation=N
     evaluate(model, tokenizer, questions, task) returns scoring.Results, before and after; None
     leaves the scores out. A finished run stays as it is.
     """
+    score_trained_ids_only()
     hardware(params)  # refuses a wrong number of processes before anything is loaded
     base = runs.start_from(params)
     model, tokenizer = load_start(params)
