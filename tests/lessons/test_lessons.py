@@ -27,7 +27,7 @@ from kit.errors import MissingError
 
 PROJECT = Path(__file__).parents[2]
 LESSONS = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
-TAGS = {"parameters", "export", "main", "check", "dial", "exercise", "exercise-check", "solution",
+TAGS = {"parameters", "export", "run", "check", "dial", "exercise", "exercise-check", "solution",
         "nbval-skip"}
 ASSERTING = {"check", "exercise-check", "solution"}
 CHECK = re.compile(r"^\s*(?:assert\b|check\w*\(|[\w.]+\.check\w*\()", re.MULTILINE)
@@ -322,7 +322,7 @@ def judge(book, only=None):
             answers = wrong.get(name, [])
             sources = "\n".join([check.source, solution.source, *answers])
             before, kinds = needed(book, stub, sources)
-            if "main" in kinds:
+            if "run" in kinds:
                 raise MissingError(f"the check of {name} needs the training of the lesson")
             space = {}
             run(before, space)
@@ -522,7 +522,7 @@ def test_a_value_can_be_the_answer():
 
 def test_a_check_that_needs_the_training_is_left_out():
     book = sample()
-    book.cells[EXPORT].metadata["tags"] = ["main"]
+    book.cells[EXPORT].metadata["tags"] = ["run"]
     with pytest.raises(MissingError, match="check of count needs the training of the lesson"):
         list(judge(book))
 
