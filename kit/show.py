@@ -121,7 +121,7 @@ class Progress:
 
     def _draw(self):
         if in_notebook() and len(self.series["loss"]) > 1:
-            thin = {name: [*points[:: len(points) // CURVE_POINTS + 1], points[-1]]
+            thin = {name: points[:: -(len(points) // CURVE_POINTS + 1)][::-1]  # with the last one
                     for name, points in self.series.items()}
             self.curve = curves(thin, smooth=0.9, x=self.unit, title=self.title).rich
             self.drawn = time.monotonic()

@@ -386,3 +386,15 @@ def test_environment_holds_no_path_and_no_secret(monkeypatch):
     assert "canary" not in text and str(Path.cwd()) not in text and os.uname().nodename not in text
     assert "/" not in shown.text and "\\" not in shown.text
     assert "torch" in text and "transformers" in text
+
+
+def test_a_live_curve_is_thin_and_ends_with_the_last_point(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(show, "in_notebook", lambda: True)
+    plain = show.Shown("")
+    monkeypatch.setattr(show, "curves", lambda series, **more: drawn.append(series) or plain)
+    bar = show.progress("run", 1001)
+    bar.series["loss"] = [(step, 1.0) for step in range(1, 1002)]
+    bar._draw()
+    steps = [step for step, _ in drawn[0]["loss"]]
+    assert steps == list(range(2, 1002, 3)) and len(steps) <= show.CURVE_POINTS
