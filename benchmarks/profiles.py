@@ -17,9 +17,21 @@ KINDS = {  # the first pattern that a kernel's name matches
     "optimizer and clipping": "adam|multi_tensor",
     "copies and casts": "memcpy|memset|copy|catarray",
 }
-OWNERS = ("ChunkedLogProbFunction", "ChunkedLogProbFunctionBackward", "Optimizer.step", "torch_attn::_varlen_attn",
-          "aten::_foreach_norm", "aten::mm", "aten::to", "DataLoader", "cudaMalloc", "cudaFree", "Synchronize",
-          "cudaLaunchKernel", "cuLaunchKernel")
+OWNERS = (
+    "ChunkedLogProbFunction",
+    "ChunkedLogProbFunctionBackward",
+    "Optimizer.step",
+    "torch_attn::_varlen_attn",
+    "aten::_foreach_norm",
+    "aten::mm",
+    "aten::to",
+    "DataLoader",
+    "cudaMalloc",
+    "cudaFree",
+    "Synchronize",
+    "cudaLaunchKernel",
+    "cuLaunchKernel",
+)
 RANGES = ("Optimizer.", "ProfilerStep", "enumerate(DataLoader", "## ", "Torch-Compiled")
 LONG = 1e-3  # seconds without a kernel that are more than the gap between two launches
 
@@ -78,8 +90,12 @@ class Phases(TrainerCallback):
 
     def __init__(self, trainer, first, count):
         self.on, self.first, self.count, self.spent = False, first, count, {}
-        for owner, name in ((trainer, "get_batch_samples"), (trainer, "compute_loss"), (trainer.accelerator, "backward"),
-                            (trainer.accelerator, "clip_grad_norm_")):
+        for owner, name in (
+            (trainer, "get_batch_samples"),
+            (trainer, "compute_loss"),
+            (trainer.accelerator, "backward"),
+            (trainer.accelerator, "clip_grad_norm_"),
+        ):
             setattr(owner, name, self.timed(getattr(owner, name), name))
         trainer.add_callback(self)
 
@@ -102,8 +118,10 @@ class Phases(TrainerCallback):
             cpu = time.perf_counter() - self.begun
             sync()
             both = (cpu, time.perf_counter() - self.begun)
-            self.spent[name] = [round(a + 1e3 * b / self.count, 2) for a, b in
-                                zip(self.spent.get(name, (0, 0)), both, strict=True)]
+            self.spent[name] = [
+                round(a + 1e3 * b / self.count, 2)
+                for a, b in zip(self.spent.get(name, (0, 0)), both, strict=True)
+            ]
 
     def on_pre_optimizer_step(self, *args, **kwargs):
         self.begin()
@@ -124,12 +142,19 @@ def of_trainer(trainer, clock, count=2):
         trainer.train()
     clock.steps = clock.steps[:first]
     timed = clock.result()
-    return {**timed, "rows_at_once": trainer.args.per_device_train_batch_size, "phases_ms": phases.spent,
-            **summary(window.seen, count, 1 / timed["steps_per_s"], timed["step_ids"])}
+    return {
+        **timed,
+        "rows_at_once": trainer.args.per_device_train_batch_size,
+        "phases_ms": phases.spent,
+        **summary(window.seen, count, 1 / timed["steps_per_s"], timed["step_ids"]),
+    }
 
 
 def kind_of(name):
-    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), "other")
+    return next(
+        (kind for kind, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)),
+        "other",
+    )
 
 
 def gaps(kernels):
@@ -140,7 +165,9 @@ def gaps(kernels):
             found.append((start - end, before, name))
         if end is None or stop > end:
             end, before = stop, name
-    longest = [[round(1e3 * size, 2), a[:50], b[:50]] for size, a, b in sorted(found, reverse=True)[:5]]
+    longest = [
+        [round(1e3 * size, 2), a[:50], b[:50]] for size, a, b in sorted(found, reverse=True)[:5]
+    ]
     return sum(size for size, *_ in found), sum(size for size, *_ in found if size > LONG), longest
 
 
@@ -150,8 +177,11 @@ def summary(seen, steps, wall, ids):
     owners: name: [on the GPU with all that it calls, on the CPU by itself, calls].
     """
     where = "CUDA" if cuda() else "CPU"
-    kernels = [(e.time_range.start / 1e6, e.time_range.end / 1e6, e.name) for e in seen.events()
-               if str(e.device_type).endswith(where)]
+    kernels = [
+        (e.time_range.start / 1e6, e.time_range.end / 1e6, e.name)
+        for e in seen.events()
+        if str(e.device_type).endswith(where)
+    ]
     if cuda():  # a range of the CPU is drawn on the GPU as well
         kernels = [k for k in kernels if not k[2].startswith(RANGES)]
     kinds, top = {}, {}
@@ -164,12 +194,28 @@ def summary(seen, steps, wall, ids):
     for event in seen.key_averages():
         for owner in OWNERS:
             if owner in event.key and not str(event.device_type).endswith("CUDA"):
-                owners[event.key[:70]] = [round(event.device_time_total / 1e3 / steps, 2),
-                                          round(event.self_cpu_time_total / 1e3 / steps, 2), event.count // steps]
+                owners[event.key[:70]] = [
+                    round(event.device_time_total / 1e3 / steps, 2),
+                    round(event.self_cpu_time_total / 1e3 / steps, 2),
+                    event.count // steps,
+                ]
                 break
     ordered = sorted(top.items(), key=lambda item: -item[1][0])[:24]
-    return {"ids": ids, "wall_ms": round(1e3 * wall, 1), "busy_ms": round(1e3 * sum(kinds.values()) / steps, 1),
-            "kinds_ms": {k: round(1e3 * v / steps, 1) for k, v in sorted(kinds.items(), key=lambda item: -item[1])},
-            "idle_ms": round(1e3 * idle / steps, 1), "idle_in_long_gaps_ms": round(1e3 * waiting / steps, 1),
-            "launches": len(kernels) // steps, "longest_gaps": longest, "owners": owners,
-            "kernels": [[round(1e3 * spent / steps, 2), count // steps, name[:90]] for name, (spent, count) in ordered]}
+    return {
+        "ids": ids,
+        "wall_ms": round(1e3 * wall, 1),
+        "busy_ms": round(1e3 * sum(kinds.values()) / steps, 1),
+        "kinds_ms": {
+            k: round(1e3 * v / steps, 1)
+            for k, v in sorted(kinds.items(), key=lambda item: -item[1])
+        },
+        "idle_ms": round(1e3 * idle / steps, 1),
+        "idle_in_long_gaps_ms": round(1e3 * waiting / steps, 1),
+        "launches": len(kernels) // steps,
+        "longest_gaps": longest,
+        "owners": owners,
+        "kernels": [
+            [round(1e3 * spent / steps, 2), count // steps, name[:90]]
+            for name, (spent, count) in ordered
+        ],
+    }

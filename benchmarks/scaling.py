@@ -44,7 +44,12 @@ SHAPES = {  # hidden, layers, inner, heads, kv heads, tied, vocabulary
 # Rows at once in one process, micro batches a step: fewer ids do not fill an H100, whose CPU then decides the speed.
 MICRO = {"0.6B": (80, 1), "1.7B": (32, 2)}
 BATCHES = 16  # steps of an epoch: the first warms up and meets all lengths, the second is timed
-MEDIAN, SPREAD, LONGEST, MEMORY_IDS = 270, 0.9, 1024, 2048  # ids of a row, log-normal; ids of a row of "memory"
+MEDIAN, SPREAD, LONGEST, MEMORY_IDS = (
+    270,
+    0.9,
+    1024,
+    2048,
+)  # ids of a row, log-normal; ids of a row of "memory"
 MEMORY_STEPS = 4
 ROWS = {"sft_chat": 9000, "dpo": 1500}  # in the course's data
 LOSS_STEPS, KILL_AFTER, KILL_STEPS = 8, 5, 40
@@ -61,26 +66,52 @@ def jobs(options):
     for script in ("sft_chat", "dpo"):
         # One process in micro batches of N's size differs from N by the sums alone; in one batch, also by its kernels.
         listed += [("losses", 200, [script, "ddp", 1, 32], None, "losses")]
-        listed += [("losses", 200, [script, "ddp", 1, 32 // n], n - 1, "losses") for n in options.gpus if n > 1]
-        listed += [("losses", 200, [script, strategy, n, 32 // n], None, "losses")
-                   for n in options.gpus if n > 1 for strategy in ("ddp", "fsdp2")]
+        listed += [
+            ("losses", 200, [script, "ddp", 1, 32 // n], n - 1, "losses")
+            for n in options.gpus
+            if n > 1
+        ]
+        listed += [
+            ("losses", 200, [script, strategy, n, 32 // n], None, "losses")
+            for n in options.gpus
+            if n > 1
+            for strategy in ("ddp", "fsdp2")
+        ]
     if most > 1:
-        listed += [("kill", 240, [most], None, "failures"), ("kernel", 200, [most], None, "failures")]
+        listed += [
+            ("kill", 240, [most], None, "failures"),
+            ("kernel", 200, [most], None, "failures"),
+        ]
     if 1 in options.gpus:
-        listed += [("speed", 150, [shape, "ddp", 1], at % most, "speed 1") for at, shape in enumerate(shapes)]
+        listed += [
+            ("speed", 150, [shape, "ddp", 1], at % most, "speed 1")
+            for at, shape in enumerate(shapes)
+        ]
     for n in [most, *options.gpus[:-1]] if most > 1 else []:
-        listed += [("speed", 150, [",".join(shapes), strategy, n], None, f"speed {n} {strategy}")
-                   for strategy in ("ddp", "fsdp2") if n > 1]
+        listed += [
+            ("speed", 150, [",".join(shapes), strategy, n], None, f"speed {n} {strategy}")
+            for strategy in ("ddp", "fsdp2")
+            if n > 1
+        ]
     if most > 1:
         large = "toy" if toy else "8B"
-        listed += [("memory", 200, [f"{large} checkpointed,{large}", "fsdp2", most], None, "memory")]
+        listed += [
+            ("memory", 200, [f"{large} checkpointed,{large}", "fsdp2", most], None, "memory")
+        ]
     return [job for kind in options.only for job in listed if job[0] == kind]
 
 
 def settings(run, script, micro, steps=LOSS_STEPS):
     """The lesson's script from the base model, 32 rows a step, `micro` of them at once in a process."""
-    return {"start": "", "run": run, "warmup_steps": 0, "batch_size": 32, "micro_batch_size": micro,
-            "epochs": steps / math.ceil(ROWS[script] / 32), "save_steps": 4}
+    return {
+        "start": "",
+        "run": run,
+        "warmup_steps": 0,
+        "batch_size": 32,
+        "micro_batch_size": micro,
+        "epochs": steps / math.ceil(ROWS[script] / 32),
+        "save_steps": 4,
+    }
 
 
 def losses(script, strategy, n, micro):
@@ -100,7 +131,13 @@ def loss_of(name):
 
 def speed(shapes, strategy, n):
     """For each shape real tokens a second over all processes, and the peak of the fullest GPU; a file each."""
-    launch.run(__file__, n, strategy=strategy, child=shapes, result=str(parts("speed", shapes, strategy, n)))
+    launch.run(
+        __file__,
+        n,
+        strategy=strategy,
+        child=shapes,
+        result=str(parts("speed", shapes, strategy, n)),
+    )
 
 
 def memory(shapes, strategy, n):
@@ -138,7 +175,10 @@ def kernel(n):
 
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
         NotebookClient(book, timeout=180).execute()
-        told, by = "".join(output.get("text", "") for output in book.cells[0].outputs), f"ipykernel {__version__}"
+        told, by = (
+            "".join(output.get("text", "") for output in book.cells[0].outputs),
+            f"ipykernel {__version__}",
+        )
     except ImportError as error:
         file = parts("kernel").with_suffix(".py")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -176,17 +216,30 @@ def kill(n):
     launch.run("sft_chat", n, echo=lines.append, **asked)
     resumed = [line for line in lines if line.startswith("resuming from")]
     assert resumed and len(runs.metrics("kill-pocket")) == KILL_STEPS
-    return {"told": told, "ended_after_s": round(seconds, 1), "steps_before": before, "resumed": resumed[0],
-            "steps": KILL_STEPS}
+    return {
+        "told": told,
+        "ended_after_s": round(seconds, 1),
+        "steps_before": before,
+        "resumed": resumed[0],
+        "steps": KILL_STEPS,
+    }
 
 
 def config(shape):
     from transformers import Qwen3Config
 
     hidden, layers, inner, heads, kv_heads, tied, vocabulary = SHAPES[shape]
-    return Qwen3Config(hidden_size=hidden, num_hidden_layers=layers, intermediate_size=inner, num_attention_heads=heads,
-                       num_key_value_heads=kv_heads, head_dim=16 if vocabulary == 512 else 128,
-                       tie_word_embeddings=tied, vocab_size=vocabulary, max_position_embeddings=MEMORY_IDS)
+    return Qwen3Config(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=16 if vocabulary == 512 else 128,
+        tie_word_embeddings=tied,
+        vocab_size=vocabulary,
+        max_position_embeddings=MEMORY_IDS,
+    )
 
 
 def rows(shape, count, longest=None):
@@ -194,7 +247,10 @@ def rows(shape, count, longest=None):
     from kit import chat
 
     draw, most = random.Random(0), 64 if shape.startswith("toy") else LONGEST
-    lengths = [longest or min(most, max(8, int(draw.lognormvariate(math.log(MEDIAN), SPREAD)))) for _ in range(count)]
+    lengths = [
+        longest or min(most, max(8, int(draw.lognormvariate(math.log(MEDIAN), SPREAD))))
+        for _ in range(count)
+    ]
     ids = [[draw.randrange(SHAPES[shape][-1]) for _ in range(length)] for length in lengths]
     return [chat.Encoded(row, [1] * len(row)) for row in ids]
 
@@ -238,57 +294,88 @@ def made(shape):
 
 def timed(shape):
     """The second of two epochs of BATCHES steps, each micro batch packed, with Liger's layers where they are."""
-    from kit import attention, models, training
+    from kit import sft
+    from kit.engine import attention, patches
 
     n = int(os.environ.get("WORLD_SIZE", "1"))
     micro, accumulation = MICRO.get(shape, (4, 2))
     batch = micro * accumulation * n
     model, gpu = made(shape)
-    model.get_input_embeddings().register_forward_hook(models._narrow)  # as models.load does
+    patches.narrow_states(model)  # as models.load does
     used = [attention.use(model).config._attn_implementation]
     if gpu:
         with contextlib.suppress(KitError):  # Liger may not be installed
-            used.append("fused " + type(models.fused_layers(model)).__name__)
-    steps = rows(shape, batch * BATCHES)  # packed, batches of any rows are full; each is dealt to the processes
-    steps = [steps[at + i] for at in range(0, len(steps), batch)
-             for i in training.by_length([len(row.input_ids) for row in steps[at : at + batch]], batch, 0)]
-    data = training.dataset({"input_ids": [row.input_ids for row in steps], "labels": [row.labels for row in steps]},
-                            f"{shape} {batch}")
-    trainer, clock = trainer_of(model, data, 2 * BATCHES, training.hardware(batch, micro))
+            used.append("fused " + type(patches.fuse_layers(model)).__name__)
+    steps = rows(
+        shape, batch * BATCHES
+    )  # packed, batches of any rows are full; each is dealt to the processes
+    steps = [
+        steps[at + i]
+        for at in range(0, len(steps), batch)
+        for i in sft.by_length([len(row.input_ids) for row in steps[at : at + batch]], batch, 0)
+    ]
+    data = sft.dataset(
+        {"input_ids": [row.input_ids for row in steps], "labels": [row.labels for row in steps]},
+        f"{shape} {batch}",
+    )
+    trainer, clock = trainer_of(model, data, 2 * BATCHES, sft.hardware(batch, micro))
     trainer.train()
     seconds, ids = clock.ends[-1] - clock.ends[BATCHES - 1], sum(map(len, data["input_ids"]))
-    return {"tokens_per_s": ids / seconds, "s_a_step": seconds / BATCHES, "tokens": ids, "rows_a_step": batch,
-            "micro_batch_size": micro, "accumulation": accumulation, "layers": used, **facts(trainer)}
+    return {
+        "tokens_per_s": ids / seconds,
+        "s_a_step": seconds / BATCHES,
+        "tokens": ids,
+        "rows_a_step": batch,
+        "micro_batch_size": micro,
+        "accumulation": accumulation,
+        "layers": used,
+        **facts(trainer),
+    }
 
 
 def full_step(name):
     """Peak of steps after the first, of rows of equal length in plain layers, which are what the planner describes."""
     from kit import memory as planner
-    from kit import training
+    from kit import sft
 
     shape, checkpointed = name.split()[0], name.endswith("checkpointed")
     n, ids = int(os.environ.get("WORLD_SIZE", "1")), 64 if shape == "toy" else MEMORY_IDS
     model, gpu = made(shape)
-    fitting = training.hardware(n, 1)
+    fitting = sft.hardware(n, 1)
     fitting[next(key for key in fitting if key.endswith("_checkpointing"))] = checkpointed
-    planned = planner.plan(config(shape), planner.Training(1, ids, checkpointing=checkpointed, strategy="fsdp2",
-                                                           precision="autocast" if gpu else "fp32", processes=n))
-    data = training.sft_dataset(rows(shape, n * MEMORY_STEPS, longest=ids), n)
+    planned = planner.plan(
+        config(shape),
+        planner.Training(
+            1,
+            ids,
+            checkpointing=checkpointed,
+            strategy="fsdp2",
+            precision="autocast" if gpu else "fp32",
+            processes=n,
+        ),
+    )
+    data = sft.sft_dataset(rows(shape, n * MEMORY_STEPS, longest=ids), n)
     trainer, clock = trainer_of(model, data, MEMORY_STEPS, fitting)
     trainer.train()
     seconds = (clock.ends[-1] - clock.ends[0]) / (MEMORY_STEPS - 1)
-    return {"planned_gb": planned.peak / 1e9, "planned_moment": planned.moment, "ids": ids, "s_a_step": seconds,
-            "parameters": planner.shape(config(shape)).parameters, "tokens_per_s": n * ids / seconds, **facts(trainer)}
+    return {
+        "planned_gb": planned.peak / 1e9,
+        "planned_moment": planned.moment,
+        "ids": ids,
+        "s_a_step": seconds,
+        "parameters": planner.shape(config(shape)).parameters,
+        "tokens_per_s": n * ids / seconds,
+        **facts(trainer),
+    }
 
 
 def trainer_of(model, data, steps, fitting):
     """TRL's trainer as the lessons build it, and a callback with the time at which each step ended."""
     import torch
-    from transformers import TrainerCallback
+    from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    sys.path.insert(0, str(PROJECT / "tests"))
-    import tiny  # its tokenizer is enough for rows that are ids
+    from kit import models
 
     class Clock(TrainerCallback):
         ends = ()
@@ -301,10 +388,25 @@ def trainer_of(model, data, steps, fitting):
             self.ends += (time.perf_counter(),)
 
     clock = Clock()
-    config = SFTConfig(**fitting, output_dir=tempfile.mkdtemp(), max_steps=steps, save_strategy="no",
-                       learning_rate=1e-5, logging_steps=1, report_to="none", max_length=None, disable_tqdm=True,
-                       dataset_kwargs={"skip_prepare_dataset": True})
-    return SFTTrainer(model, config, train_dataset=data, processing_class=tiny.tokenizer(), callbacks=[clock]), clock
+    config = SFTConfig(
+        **fitting,
+        output_dir=tempfile.mkdtemp(),
+        max_steps=steps,
+        save_strategy="no",
+        learning_rate=1e-5,
+        logging_steps=1,
+        report_to="none",
+        max_length=None,
+        disable_tqdm=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    return SFTTrainer(
+        model,
+        config,
+        train_dataset=data,
+        callbacks=[clock],
+        processing_class=AutoTokenizer.from_pretrained(models.POCKET),
+    ), clock
 
 
 def facts(trainer):
@@ -312,32 +414,61 @@ def facts(trainer):
     import torch
 
     gpu = torch.cuda.is_available()
-    mine = [float(torch.cuda.max_memory_allocated()), float(torch.cuda.max_memory_reserved())] if gpu else [0.0, 0.0]
-    peaks = trainer.accelerator.gather(torch.tensor([mine], device=trainer.args.device)).max(0).values.tolist()
+    mine = (
+        [float(torch.cuda.max_memory_allocated()), float(torch.cuda.max_memory_reserved())]
+        if gpu
+        else [0.0, 0.0]
+    )
+    peaks = (
+        trainer.accelerator.gather(torch.tensor([mine], device=trainer.args.device))
+        .max(0)
+        .values.tolist()
+    )
     split = str(trainer.accelerator.distributed_type).split(".")[-1]
-    return {"peak_gb": peaks[0] / 1e9, "reserved_gb": peaks[1] / 1e9, "split": split,
-            "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row]}
+    return {
+        "peak_gb": peaks[0] / 1e9,
+        "reserved_gb": peaks[1] / 1e9,
+        "split": split,
+        "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
+    }
 
 
 def machine():
     """Hardware and versions, as the first entry of the results."""
     try:  # torch would take memory of the first GPU to tell its name
-        gpus = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True,
-                              text=True, check=True).stdout.splitlines()
+        gpus = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         gpus = []
-    return {"date": datetime.date.today().isoformat(), "gpus": gpus, "cores": os.cpu_count(), "seed": 0,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("torch", "transformers", "trl", "accelerate")}}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "gpus": gpus,
+        "cores": os.cpu_count(),
+        "seed": 0,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "transformers", "trl", "accelerate")},
+    }
 
 
 def do(kind, seconds, arguments, card):
     """One job in a process of its own, of which none is left when its time is over; its results, one a shape."""
     began, told = time.monotonic(), {}
-    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": str(card)} if card is not None else {})}
-    process = subprocess.Popen([sys.executable, __file__, "--job", json.dumps([kind, arguments])], text=True,
-                               env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               start_new_session=True)
+    environment = {
+        **os.environ,
+        **({"CUDA_VISIBLE_DEVICES": str(card)} if card is not None else {}),
+    }
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--job", json.dumps([kind, arguments])],
+        text=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         out, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as late:
@@ -355,7 +486,15 @@ def do(kind, seconds, arguments, card):
     for shape in arguments[0].split(","):
         file = parts(kind, *arguments) / f"{shape}.json"
         told = json.loads(file.read_text()) if file.is_file() else {"error": out[-3000:]}
-        done.append({"job": kind, "arguments": [shape, *arguments[1:]], "start_s": took, "seconds": took, **told})
+        done.append(
+            {
+                "job": kind,
+                "arguments": [shape, *arguments[1:]],
+                "start_s": took,
+                "seconds": took,
+                **told,
+            }
+        )
     return done
 
 
@@ -379,7 +518,11 @@ def apart(ours, theirs):
 def table(results):
     """What was found, a line a job; efficiency and losses against one process."""
     good = {(r["job"], *r["arguments"]): r["result"] for r in results if "result" in r}
-    alone = {key[1]: found["tokens_per_s"] for key, found in good.items() if key[0] == "speed" and key[-1] == 1}
+    alone = {
+        key[1]: found["tokens_per_s"]
+        for key, found in good.items()
+        if key[0] == "speed" and key[-1] == 1
+    }
     for r in results:
         found, name = r.get("result"), " ".join(map(str, [r["job"], *r["arguments"]]))
         if found is None:
@@ -388,17 +531,30 @@ def table(results):
             shape, strategy, n = r["arguments"]
             share = found["tokens_per_s"] / n / alone[shape] if shape in alone else float("nan")
             goal = f" (goal {GOALS[strategy]:.0%})" if n == 8 else ""
-            print(f"{name:34} {found['tokens_per_s']:12,.0f} tokens/s  efficiency {share:.1%}{goal}  "
-                  f"peak {found['peak_gb']:.1f} GB  {found['split']}")
+            print(
+                f"{name:34} {found['tokens_per_s']:12,.0f} tokens/s  efficiency {share:.1%}{goal}  "
+                f"peak {found['peak_gb']:.1f} GB  {found['split']}"
+            )
         elif r["job"] == "memory":
-            print(f"{name:34} peak {found['peak_gb']:.1f} GB, planned {found['planned_gb']:.1f} GB "
-                  f"({found['planned_gb'] / max(found['peak_gb'], 1e-9) - 1:+.1%})  {found['split']}")
+            print(
+                f"{name:34} peak {found['peak_gb']:.1f} GB, planned {found['planned_gb']:.1f} GB "
+                f"({found['planned_gb'] / max(found['peak_gb'], 1e-9) - 1:+.1%})  {found['split']}"
+            )
         elif r["job"] == "kill":
-            print(f"{name:34} ended after {found['ended_after_s']} s: {found['told'][:90]}; {found['resumed']}")
+            print(
+                f"{name:34} ended after {found['ended_after_s']} s: {found['told'][:90]}; {found['resumed']}"
+            )
         else:
-            script, micro = (r["arguments"][0], r["arguments"][-1]) if r["job"] == "losses" else ("sft_chat", 16)
-            gaps = [f"{apart(found['losses'], good[key]['losses']):.1e} in micro batches of {size}"
-                    for size in (micro, 32) if (key := ("losses", script, "ddp", 1, size)) in good]
+            script, micro = (
+                (r["arguments"][0], r["arguments"][-1])
+                if r["job"] == "losses"
+                else ("sft_chat", 16)
+            )
+            gaps = [
+                f"{apart(found['losses'], good[key]['losses']):.1e} in micro batches of {size}"
+                for size in (micro, 32)
+                if (key := ("losses", script, "ddp", 1, size)) in good
+            ]
             print(f"{name:34} nats from one process: {', '.join(gaps) or 'nothing to compare'}")
 
 
@@ -449,13 +605,22 @@ def run(listed, out, until):
         try:
             found = do(kind, min(seconds, left), arguments, card)
         except Exception as error:  # noqa: BLE001  one job must not end the others
-            found = [{"job": kind, "arguments": arguments, "seconds": 0, "error": repr(error)[:600]}]
+            found = [
+                {"job": kind, "arguments": arguments, "seconds": 0, "error": repr(error)[:600]}
+            ]
         with lock:
             fresh = {(r["job"], *r["arguments"]) for r in found}
             done[:] = [r for r in done if (r["job"], *r["arguments"]) not in fresh] + found
             out.write_text(json.dumps({"machine": machine(), "results": done}, indent=1))
             for r in found:
-                print(kind, r["arguments"], r["seconds"], "s", "ok" if "result" in r else "FAILED", flush=True)
+                print(
+                    kind,
+                    r["arguments"],
+                    r["seconds"],
+                    "s",
+                    "ok" if "result" in r else "FAILED",
+                    flush=True,
+                )
 
     left = list(wanted(listed, done))
     for wave in dict.fromkeys(job[-1] for job in left):

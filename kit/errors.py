@@ -1,16 +1,22 @@
-"""One sentence a failure: where, what was expected, what came, what to do.
+"""Errors that say where they happened, what was expected, what was found, and how to fix it.
 
-A script ends with the error's `exit_code`; a notebook shows its sentence without a stack.
+One grammar for all of them: `FILE:LINE: FIELD: expected X, got Y; do Z`. A script ends with the
+error's `exit_code`. A notebook shows the sentence without a stack.
 """
 
+import contextlib
+import json
+import os
 import sys
+import time
+from pathlib import Path
 from typing import NamedTuple
 
-SHOWN = 3  # problems spelled out in one sentence; all of them stay in `.problems`
+LISTED = 3  # problems spelled out in one sentence; all of them stay in `.problems`
 
 
 class KitError(Exception):
-    """`str()` is "file:line: field: message" with the parts that are known."""
+    """Base of all errors. `str()` is "file:line: field: message" with the parts that are known."""
 
     exit_code = 2
 
@@ -27,7 +33,7 @@ class KitError(Exception):
 
 
 class DataError(KitError):
-    """Bad rows or a bad file. `.problems` lists every Problem of the file."""
+    """A file or its rows are bad. `.problems` lists every Problem of the file."""
 
     def __init__(self, message, *, file=None, line=None, field=None, problems=()):
         super().__init__(message, file=file, line=line, field=field)
@@ -39,7 +45,7 @@ class SettingsError(KitError):
 
 
 class MissingError(KitError):
-    """Something an earlier lesson or command makes is not there; the message names its maker."""
+    """A result of an earlier lesson or command is missing; the message names what makes it."""
 
 
 class DivergedError(KitError):
@@ -55,47 +61,57 @@ class CheckpointError(KitError):
 
 
 class Problem(NamedTuple):
-    """One defect of one row; `field` is None for a defect of the whole row."""
+    """One defect of one row. `field` is None for a defect of the whole row."""
 
     file: str
     line: int
     field: str | None
     expected: str
-    came: str
+    got: str
 
     def __str__(self):
-        return located(f"expected {self.expected}, came {self.came}", *self[:3])
+        return located(f"expected {self.expected}, got {self.got}", *self[:3])
 
 
 def located(message, file=None, line=None, field=None) -> str:
-    """Put the known parts of a place in front of a message."""
+    """Return the message with the known parts of its place in front."""
     place = ":".join(str(part) for part in (file, line) if part is not None)
     return ": ".join(str(part) for part in (place, field, message) if part not in ("", None))
 
 
-def bad_rows(file, problems, rows, what_to_do) -> DataError:
-    """One DataError for all problems of a file; its place is that of the first."""
+def bad_rows(file, problems, rows, advice) -> DataError:
+    """Return one DataError for all problems of a file; its place is that of the first problem."""
     first, lines = problems[0], len({problem.line for problem in problems})
-    rest = [located(f"expected {p.expected}, came {p.came}", None, f"line {p.line}", p.field)
-            for p in problems[1:SHOWN]]
-    more = len(problems) - 1 - len(rest)
-    rest += [f"and {more} more in .problems"] if more else []
-    told = "; ".join([f"expected {first.expected}, came {first.came}", *rest])
+    parts = [f"expected {first.expected}, got {first.got}"]
+    for problem in problems[1:LISTED]:
+        parts.append(str(problem._replace(file=None, line=f"line {problem.line}")))
+    more = len(problems) - len(parts)
+    parts += [f"and {more} more in .problems"] if more else []
     count = f"{lines} of {rows} row{'s' * (rows != 1)} {'is' if lines == 1 else 'are'} bad"
-    return DataError(f"{told} ({count}); {what_to_do}", file=file, line=first.line,
+    return DataError(f"{'; '.join(parts)} ({count}); {advice}", file=file, line=first.line,
                      field=first.field, problems=problems)
 
 
-def refusal(file, expected, came, advice, line=None) -> DataError:
-    """The DataError of a file that cannot be read at all."""
-    return DataError(f"expected {expected}, came {came}; {advice}", file=file, line=line)
+def refusal(file, expected, got, advice, line=None) -> DataError:
+    """Return the DataError of a file that cannot be read at all."""
+    return DataError(f"expected {expected}, got {got}; {advice}", file=file, line=line)
 
 
-def exit_code(main, *args) -> int:
-    """Run a script's main; a KitError becomes one sentence on stderr and its exit code, else 0."""
+@contextlib.contextmanager
+def exits():
+    """Around the actions of a script: print a KitError as one sentence and exit with its code.
+
+    `accelerate launch` of several processes itself exits with 1, but its report ends with the
+    sentence and the exit code of the first process that failed. An interrupt exits with 130.
+    """
     try:
-        main(*args)
+        yield
     except KitError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+        sentence = f"{type(error).__name__}: {error}"
+        print(sentence, file=sys.stderr)
+        if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+            message = {"message": sentence, "extraInfo": {"timestamp": str(int(time.time()))}}
+            Path(report).write_text(json.dumps({"message": message}), encoding="utf-8")
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,248 +1,160 @@
-"""A lesson's notebook as a script: `python -m kit.export [NOTEBOOK ...] [--out scripts] [--check]`.
+"""Write a lesson's notebook as a script: `python -m kit.export [NOTEBOOK ...] [--check]`.
 
-A script holds the code cells tagged `parameters` or `export`, and each `check` of what these make that needs no other
-cell: imports first, then definitions, then actions under a main guard. Text is moved, never rewritten. Any notebook
-with these tags exports; one whose metadata has {"kit": {"script": "name.py"}} does so when no notebook is named.
+The rules are three. The cell tagged `parameters` defines Params and PARAMS. Cells tagged `export`
+hold imports and definitions. The cell tagged `main` holds the lines that act; they go under the
+main guard, after the flags are read. ruff sorts the imports, removes those that the script does
+not use, and formats the text. Without names, every notebook with {"kit": {"script": "name.py"}}
+in its metadata is written.
 """
 
 import argparse
 import ast
-import builtins
-import contextlib
-import difflib
-import io
 import json
 import re
-import symtable
-import sys
+import subprocess
 import textwrap
-import tokenize
 from pathlib import Path
-from typing import NamedTuple
 
-from kit.errors import KitError, SettingsError
+from kit.errors import MissingError, SettingsError, exits
 
 PROJECT = Path(__file__).parents[1]
-TAGS = {"parameters", "export", "check"}
-WIDTH, SHOWN = 120, 12  # characters a line; lines of a stale script's diff
-FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-@contextlib.contextmanager
-def exits():
-    """Around a script's actions: a KitError is one sentence on stderr and its exit code, an interrupt is 130."""
-    try:
-        yield
-    except KitError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-
-
-class Piece(NamedTuple):
-    node: ast.stmt
-    text: str  # with the comments above it
-    cell: int  # ordinal of the code cell
-    gap: bool  # a blank line stands before it
+TAGS = {"parameters", "export", "main"}
+DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+STYLE = ["--isolated", "--line-length=100", "--target-version=py311", "-"]
+SORT = ["check", "--select=I,F401,F821,F811", "--fix", "--quiet", "--output-format=concise",
+        '--config=lint.isort.known-first-party=["kit"]']
 
 
 def script(notebook) -> tuple[str, str]:
-    """(file name, text) of the script that `notebook` exports to; SettingsError names the cell that cannot go in."""
+    """Return (file name, text) of a notebook's script. Errors: SettingsError with the cell."""
     notebook = Path(notebook)
-    name, docstring, cells = _read(notebook)
-    imports, definitions, actions, cell = [], [], [], 0
-    try:
-        for cell, exported, text in cells:
-            pieces = list(_pieces(cell, text))
-            if exported or _checks_script(text, imports + definitions, actions):
-                for piece in pieces:
-                    _kind(piece.node, imports, definitions, actions).append(piece)
-        for cell, told in _problems(imports, definitions, actions):
-            raise ValueError(told)
-    except ValueError as error:
-        raise SettingsError(str(error), file=notebook.name, field=f"code cell {cell}") from None
-    body = _layout(definitions, actions)
-    return name, docstring + _imports(imports, body) + body
+    name, docstring, cells = read(notebook)
+    imports, definitions, actions = ["from kit.errors import exits\n"], [], []
+    for number, tags, text in cells:
+        place = {"file": notebook.name, "field": f"code cell {number}"}
+        try:
+            nodes = ast.parse(text).body
+        except SyntaxError as error:
+            raise SettingsError(f"expected Python, got {(error.text or '').strip()!r}; move this "
+                                "to a cell without a tag", **place) from None
+        for node, part in zip(nodes, parts(nodes, text), strict=True):
+            target = ast.unparse(node).split(" = ")[0]
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                imports.append(part)
+            elif target == "PARAMS":
+                imports.append("from kit.settings import from_flags\n")
+                default = ast.unparse(node.value).removesuffix("()")
+                actions.append(f"PARAMS = from_flags({default})\n\n")
+            elif "main" in tags:
+                actions.append(part)
+            elif isinstance(node, DEFINITIONS) or target.isupper():
+                definitions.append(part)
+            else:
+                raise SettingsError(f"expected imports and definitions, got {ast.unparse(node)!r}; "
+                                    "move it to a cell tagged `main`, or untagged", **place)
+    guard = 'if __name__ == "__main__":\n    with exits():\n' if actions else ""
+    action, block = "".join(actions), textwrap.indent("".join(actions), " " * 8)
+    moved = ast.parse("if True:\n" + block).body[0].body if actions else []
+    if ast.unparse(ast.parse(action)) != ast.unparse(ast.Module(moved, [])):
+        raise SettingsError("expected no string over several lines in the cell tagged `main`, got "
+                            "one; make it a constant in an `export` cell", file=notebook.name)
+    text = docstring + "".join(imports) + "\n\n" + "".join(definitions) + "\n\n" + guard + block
+    return name, formatted(text, notebook.name)
 
 
-def _read(file):
-    """(script's name, docstring, [(ordinal of the code cell, whether it must go in, source)]) of a notebook."""
+def read(file):
+    """Return (name of the script, its docstring, [(number of the code cell, tags, source)])."""
     try:
         notebook = json.loads(file.read_text(encoding="utf-8"))
-        cells = [(c["cell_type"], c["metadata"].get("tags", ()), "".join(c["source"])) for c in notebook["cells"]]
-        kit = notebook["metadata"].get("kit", {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"expected a notebook, came {error!r}; name one saved by Jupyter", file=file.name) from None
-    code = [(tags, text) for kind, tags, text in cells if kind == "code"]
-    chosen = [(n, set(tags) & TAGS != {"check"}, text) for n, (tags, text) in enumerate(code, 1) if set(tags) & TAGS]
-    if not chosen:
-        raise SettingsError("no code cell is tagged parameters, export or check; tag some", file=file.name)
-    told = [t for kind, _, text in cells[:1] if kind == "markdown" for t in text.splitlines() if t.strip()]
-    title, *promise = [re.sub(r"^#+ |[*`]", "", t).strip() for t in told[:2]] or [file.stem]
-    told = [title.rstrip(".") + ".", "", *textwrap.wrap("".join(promise), WIDTH),
-            f"Generated by `python -m kit.export` from {file.name}: change the notebook, then export again.\n"]
-    docstring = '"""' + "\n".join(told).replace("\\", "\\\\").replace('"', "'") + '"""\n\n'
-    return kit.get("script") or re.sub(r"^\d+_", "", file.stem) + ".py", docstring, chosen
+        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        parts = [(number, TAGS & set(cell["metadata"].get("tags", ())), "".join(cell["source"]))
+                 for number, cell in enumerate(cells, 1)]
+        title = "".join(notebook["cells"][0]["source"]) or file.stem
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SettingsError(f"expected a notebook, got {error!r}; name one saved by Jupyter",
+                            file=file.name) from None
+    parts = [part for part in parts if part[1]]
+    if not parts:
+        raise SettingsError("expected a code cell tagged parameters, export or main, got none; tag "
+                            "the cells that the script needs", file=file.name)
+    kit = notebook["metadata"].get("kit", {})
+    name = kit.get("script") or re.sub(r"^\d+_", "", file.stem) + ".py"
+    example = kit.get("example") or f"python scripts/{name} --task my_task.py"
+    title, *promise = [re.sub(r"^#+ |[*`]", "", line) for line in title.splitlines() if line][:2]
+    text = [title.rstrip(".") + ".", "", *textwrap.wrap("".join(promise), 100), "",
+            f"Example: {example}", "", f"Generated by `python -m kit.export` from {file.name}: "
+            "change the notebook, then export again."]
+    text = "\n".join(text).replace("\n\n\n", "\n\n").replace("\\", "\\\\").replace('"', "'")
+    return name, f'"""{text}\n"""\n\n', parts
 
 
-def _pieces(cell, text):
-    try:
-        statements = compile(text, "cell", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT).body
-    except SyntaxError as error:
-        line = (error.text or "").strip()
-        raise ValueError(f"line {error.lineno} is not Python: {line!r}; correct it, or move it to an untagged cell")
-    lines, end = text.splitlines(), 0
-    for node in statements:
-        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-        if first <= end:
-            raise ValueError(f"two statements share line {first}; give each its own line")
-        block = "\n".join(lines[end : len(lines) if node is statements[-1] else node.end_lineno])
+def parts(nodes, text):
+    """Yield the text of each statement with the comments and blank lines above it."""
+    lines, end = text.splitlines(keepends=True), 0
+    for node in nodes:
+        yield "".join(lines[end:node.end_lineno]).rstrip("\n") + "\n"
         end = node.end_lineno
-        if _bound(node) == {"PARAMS"}:  # the arguments of Params(...), if any, stay the defaults of the flags
-            made = ast.get_source_segment(text, node.value)
-            block = block.replace(made, f"from_flags({made.removesuffix('()')})")
-        yield Piece(node, block.strip("\n"), cell, block.startswith("\n"))
 
 
-def _kind(node, imports, definitions, actions):
-    """The list that a statement belongs to; ValueError when it has no place in a script."""
-    if isinstance(node, ast.Expr):
-        told = ast.unparse(node)
-        if re.match(r"(display|show)\b", told) or not isinstance(node.value, ast.Call | ast.Await):
-            raise ValueError(f"{told[:60]!r} only shows a value; move it to an untagged cell, or print it")
-    if any(isinstance(n, ast.Await | ast.AsyncFor | ast.AsyncWith) for n in _run_at_once(node)):
-        raise ValueError("await outside a function is not for a script; call asyncio.run on an async function")
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return imports
-    constant = (isinstance(node, ast.Assign) and all(name.isupper() for name in _bound(node))
-                and not any(isinstance(part, ast.Name | ast.Call) for part in ast.walk(node.value)))
-    return definitions if constant or isinstance(node, FUNCTION | ast.ClassDef) else actions
-
-
-def _checks_script(text, others, actions):
-    """Whether a check needs nothing of the notebook alone and looks at something that the script makes."""
-    read, bound = _names(text)
-    made = _names("\n".join(piece.text for piece in actions))[1]
-    rest = _names("\n".join(piece.text for piece in others))[1]
-    return read <= made.union(rest, bound, dir(builtins)) and not read.isdisjoint(made)
-
-
-def _run_at_once(node):
-    """`node` and what in it runs with it: all but the bodies of functions."""
-    yield node
-    later = node.body if isinstance(node, FUNCTION) else []
-    yield from (n for child in ast.iter_child_nodes(node) if child not in later for n in _run_at_once(child))
-
-
-def _bound(node):
-    """Names that a top-level statement binds."""
-    if isinstance(node, FUNCTION | ast.ClassDef):
-        return {node.name}
-    return {n.id for n in _run_at_once(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-
-
-def _problems(imports, definitions, actions):
-    """(code cell, sentence) for what breaks when definitions move above actions and the other cells stay behind."""
-    made, acted = set(), set().union(*(_bound(p.node) for p in actions))
-    for piece in definitions:
-        names = _bound(piece.node)
-        if names & (made | acted):
-            yield piece.cell, f"{min(names)} is bound more than once in exported cells; give the second its own name"
-        made |= names
-        loaded = (n.id for n in _run_at_once(piece.node) if ast.Name is type(n) and type(n.ctx) is ast.Load)
-        for name in sorted(acted.intersection(loaded)):
-            yield piece.cell, f"{min(names)} needs {name} while it is defined; use it inside a function"
-    pieces = [*imports, *definitions, *actions]
-    read, bound = _names("\n".join(piece.text for piece in pieces))
-    unknown = read - bound - set(dir(builtins)) - {"__file__", "from_flags"}
-    for piece in pieces:
-        for name in sorted(unknown.intersection(n.id for n in ast.walk(piece.node) if isinstance(n, ast.Name))):
-            yield piece.cell, f"{name} comes from no exported cell; tag its cell `export`, or untag this one"
-
-
-def _names(text):
-    """(names that `text` reads from the module or the builtins, names it binds at the top)."""
-    top = symtable.symtable(text, "script", "exec")
-    tables, read = [top], set()
-    for table in tables:
-        tables += table.get_children()
-        read |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (table is top or s.is_global())}
-    return read, {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
-
-
-def _imports(pieces, body):
-    """The imports that `body` uses, one a module, sorted, in sections; one with a comment stays as it is written."""
-    read = _names(body)[0]
-    members, lines = {"kit.export": {"exits"} & read, "kit.params": {"from_flags"} & read}, {}
-    for piece in pieces:
-        module = "." * getattr(piece.node, "level", 0) + (getattr(piece.node, "module", None) or "")
-        used = [a for a in piece.node.names if (a.asname or a.name).split(".")[0] in read]
-        if used and "#" in piece.text:
-            lines[piece.text] = (bool(module), module or used[0].name)
-        elif module:
-            members.setdefault(module, set()).update(ast.unparse(a) for a in used)
-        else:
-            lines |= {f"import {ast.unparse(a)}": (False, a.name) for a in used}
-    for module, names in members.items():
-        line = f"from {module} import " + ", ".join(sorted(names))
-        wrapped = f"from {module} import (\n    " + ",\n    ".join(sorted(names)) + ",\n)"
-        lines |= {line if len(line) <= WIDTH else wrapped: (True, module)} if names else {}
-    sections = [[], [], []]  # standard library, third party, ours
-    for line, (_, module) in sorted(lines.items(), key=lambda item: (*item[1], item[0])):
-        package = module.split(".")[0]
-        sections[(package not in sys.stdlib_module_names) + (package == "kit")].append(line)
-    return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
-
-
-def _layout(definitions, actions):
-    """Definitions, blocks two blank lines apart, then the actions under the main guard, cells a blank line apart."""
-    text, space = "", "\n"
-    for piece in definitions:
-        block = not isinstance(piece.node, ast.Assign)
-        text += ("\n\n" if block else space or "\n" * piece.gap) + piece.text + "\n"
-        space = "\n\n" if block else ""
-    text += '\n\nif __name__ == "__main__":\n    with exits():\n' * bool(actions)
-    for piece, last in zip(actions, [*actions[:1], *actions], strict=False):
-        text += "\n" * (piece.cell != last.cell or piece.gap and piece is not last) + _indented(piece.text) + "\n"
+def formatted(text, name):
+    """Return the text with sorted imports, in ruff's format; refuse names that nothing defines."""
+    try:
+        from ruff import find_ruff_bin
+    except ImportError:
+        raise MissingError("expected ruff, got none; run pip install -e '.[test]'") from None
+    for command in (SORT, ["format"]):
+        process = subprocess.run([find_ruff_bin(), *command, *STYLE], input=text, text=True,
+                                 encoding="utf-8", capture_output=True, check=False)
+        if process.returncode:
+            first = (process.stderr + process.stdout).strip().splitlines()[0]
+            raise SettingsError(f"expected a script that ruff accepts, got {first!r}; tag the cell "
+                                "that defines the name `export`, or correct the cell", file=name)
+        text = process.stdout
     return text
 
 
-def _indented(text):
-    """`text` eight spaces in, the inside of strings over several lines left alone."""
-    inside, starts = set(), []
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        kind = tokenize.tok_name[token.type]
-        if kind in ("STRING", "FSTRING_START"):  # Python 3.12 takes an f-string apart, 3.11 has it as a STRING
-            starts.append(token.start[0])
-        if kind in ("STRING", "FSTRING_END"):
-            inside |= set(range(starts.pop() + 1, token.end[0] + 1))
-    return "\n".join(line if n in inside or not line.strip() else " " * 8 + line
-                     for n, line in enumerate(text.split("\n"), 1))
+def owner(target):
+    """Return the name of the notebook that the script was made from, None without a file."""
+    text = target.read_text(encoding="utf-8") if target.exists() else None
+    match = re.search(r"^Generated by `python -m kit.export` from (.+?):", text or "", re.MULTILINE)
+    return match[1] if match else text and "no notebook"
+
+
+def lessons():
+    """Yield the project's notebooks that name a script; a copy of one is left out by a sentence."""
+    for file in sorted((PROJECT / "notebooks").glob("*.ipynb")):
+        match = re.search(r'"script": "(.+?)"', file.read_text(encoding="utf-8"))
+        maker = owner(PROJECT / "scripts" / match[1]) if match else None
+        if match and maker in (None, file.name):
+            yield file
+        elif match:
+            print(f"{file.name}: left out, because {maker} makes scripts/{match[1]}")
 
 
 def main(argv=None):
     """Write the scripts, or compare them with --check; exit code 1 when one is stale."""
-    parser = argparse.ArgumentParser(prog="python -m kit.export", description=__doc__.split("\n\n")[1])
+    parser = argparse.ArgumentParser(prog="kit export", description=__doc__.split("\n\n")[1])
     parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK")
-    parser.add_argument("--out", type=Path, default=PROJECT / "scripts", help="folder of the scripts")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail and show where a script is stale")
+    parser.add_argument("--out", type=Path, default=PROJECT / "scripts", help="folder of scripts")
+    parser.add_argument("--check", action="store_true", help="write nothing; name stale scripts")
     options, stale = parser.parse_args(argv), []
-    lessons = [f for f in sorted((PROJECT / "notebooks").glob("*.ipynb")) if '"script": ' in f.read_text("utf-8")]
-    for notebook in options.notebooks or lessons:
+    for notebook in options.notebooks or lessons():
         name, text = script(notebook)
         target = options.out / name
+        if (maker := owner(target)) not in (None, notebook.name):
+            raise SettingsError(f"expected no script or one of {notebook.name}, got one made by "
+                                f"{maker}; choose another folder by --out, or change kit.script in "
+                                "the notebook's metadata", file=str(target))
         old = target.read_text(encoding="utf-8") if target.exists() else ""
-        if not options.check:
+        if options.check and old != text:
+            stale.append(name)
+        elif not options.check:
             options.out.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
-            print(f"{notebook.name} -> {target.parent.name}/{name}")
-        elif old != text:
-            stale.append(name)
-            diff = difflib.unified_diff(old.splitlines(), text.splitlines(), name, notebook.name, lineterm="", n=1)
-            print("\n".join(list(diff)[:SHOWN]))
+            print(f"{notebook.name} -> {target}")
     if stale:
-        raise SystemExit(f"{', '.join(stale)}: not what the notebook exports to; run python -m kit.export")
+        raise SystemExit(f"{', '.join(stale)}: expected what the notebook exports to, got other "
+                         "text; run python -m kit.export")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Run a lesson's training on several processes from a notebook: as its exported script, or as a function of a cell.
+"""Train on several processes from a notebook: a lesson's script, or a function of a cell.
 
-`run` starts `accelerate launch` on a script: nothing of the kernel is shared, so it always works. `notebook` forks the
-kernel by accelerate's notebook_launcher, which hangs or silently trains copies in states refused here (lesson 06).
+`run` starts `accelerate launch` on a script. It shares nothing with the kernel, so it always works.
+`notebook` forks the kernel by accelerate's notebook_launcher. That launcher hangs or trains copies
+in silence in some states of a kernel; these states are refused here (lesson 10). Started by hand,
+`accelerate launch` ends with 1 and prints the script's own exit code in its report; `run` raises
+the script's error with its exit code.
 """
 
 import contextlib
-import itertools
 import json
 import logging
 import multiprocessing
@@ -18,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -25,13 +28,14 @@ from pathlib import Path
 import psutil
 
 from kit import errors
+from kit.engine.distributed import LOST, join
 from kit.errors import KitError, MissingError, SettingsError
-from kit.processes import LOST, join
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 CONFIGS = SCRIPTS.with_name("configs")
 GRACE = 40  # seconds for a save after an interrupt; torch's launcher kills its processes after 30
 PROBE_SECONDS = 20
+PROGRESS_SECONDS = 5  # between two progress lines of a script
 LAUNCHER_NOISE = re.compile(r"[EWF]\d{4} \S+ +\d+ .*torch/distributed/")
 
 
@@ -42,60 +46,78 @@ class ChildError(KitError):
 
 
 def run(script, num_processes=1, *, strategy="ddp", echo=print, **params) -> dict:
-    """Train scripts/<script>.py (or a path) on `num_processes`; returns the report.json of its run, {} without a run.
+    """Train scripts/<script>.py (or a path) and return its run's report.json, {} without a run.
 
-    params are the script's settings by name; strategy is the name of a file in configs/, or a path. `echo` gets each
-    line of process 0 as it comes. A KitError of any process is raised here, any other error prints its traceback and
-    raises ChildError. An interrupt stops all processes; the run saves its state first. CPU processes join by gloo.
+    params: the script's settings by name. strategy: a file in configs/, or a path. echo: called
+    with each line of process 0 as soon as it is printed. A KitError of any process is raised here.
+    Any other error prints its traceback and raises ChildError. An interrupt stops all processes
+    after the run has saved its state. Processes on CPUs communicate by gloo.
     """
     script = Path(script) if str(script).endswith(".py") else SCRIPTS / f"{script}.py"
-    if not script.is_file():
-        raise MissingError("this script is not there; write it by python -m kit.export", file=script.name)
-    flags = [f"--{'' if value is not False else 'no-'}{name.replace('_', '-')}"
+    config = Path(strategy) if str(strategy).endswith(".yaml") else CONFIGS / f"{strategy}.yaml"
+    for file in (script, config):
+        if not file.is_file():
+            raise MissingError("expected a script and an accelerate config, got no such file; "
+                               "write scripts by python -m kit.export", file=file.name)
+    flags = [f"--{'' if value is not False else 'no-'}{name}"
              + ("" if isinstance(value, bool) else f"={value}") for name, value in params.items()]
-    launcher = [] if num_processes == 1 else [
-        "accelerate.commands.launch", f"--config_file={_config(strategy)}", f"--num_processes={num_processes}",
-        f"--main_process_port={_port()}", "--module"]
+    launcher = ["accelerate.commands.launch", f"--config_file={config}", "--module",
+                f"--num_processes={num_processes}", f"--main_process_port={_port()}"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", *launcher, "kit.launch", str(num_processes), folder, str(script), *flags]
-        code = _live(command, os.environ | _environment(num_processes), echo)
-        if code:
-            raise _failure(Path(folder), num_processes, echo)
-        result = Path(folder, "run.txt")
+        folder = Path(folder)
+        command = [sys.executable, "-m", *launcher * (num_processes > 1), "kit.launch",
+                   str(num_processes), str(folder), str(script), *flags]
+        progress = {"KIT_PROGRESS": str(folder / "progress.txt")}
+        if _live(command, progress | os.environ | _environment(num_processes), echo):
+            raise _failure(folder, num_processes, echo)
+        result = folder / "run.txt"
         report = Path(result.read_text(), "report.json") if result.exists() else result
         return json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
 
 
-def notebook(function, num_processes, *args, port=None):
-    """Fork this kernel into `num_processes` that call function(*args); returns what process 0 returns.
+def notebook(function, num_processes, *args):
+    """Fork this kernel into processes that call function(*args); return what process 0 returns.
 
-    Only process 0 prints. SettingsError says in one sentence why forking is not safe now: CUDA in use, an Accelerator
-    made, torch's threads started, a busy port.
+    Only process 0 prints. SettingsError says in one sentence why this kernel cannot be forked.
     """
     if num_processes == 1:
         return function(*args)
     environment = _environment(num_processes)
-    _check_forkable(port)
+    if reason := _unforkable():
+        raise SettingsError(f"expected a kernel that can be forked, got one in which {reason}; "
+                            "restart the kernel and call kit.launch.notebook first, or use "
+                            "kit.launch.run, which needs no restart")
     from accelerate import notebook_launcher
     from accelerate.utils import patch_environment
 
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
-    logging.disable(logging.CRITICAL)  # the launcher's own lines say less than our sentence, and "2 CUDAs" on a CPU
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    logging.disable(logging.CRITICAL)  # the launcher's own lines say less than our sentence
+    reader, writer = os.pipe()  # a fork that prints through the kernel's stream mixes its words
+    printer = threading.Thread(target=_print_lines, args=(reader, sys.stdout), daemon=True)
+    printer.start()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            stdout = sys.stdout
+            job = (function, num_processes, folder, writer, args)
             with patch_environment(**environment), contextlib.redirect_stdout(None):
-                notebook_launcher(_forked, (function, num_processes, folder, stdout, args), num_processes,
-                                  use_port=str(port or _port()))
+                notebook_launcher(_forked, job, num_processes, use_port=str(_port()))
             return pickle.loads(Path(folder, "result.pickle").read_bytes())
-        except Exception as error:  # noqa: BLE001  torch has its own for a failed process and for the stop button
+        except Exception as error:
             if type(error).__name__ == "SignalException":
                 raise KeyboardInterrupt from None
             raise _failure(Path(folder), num_processes, print) from None
         finally:
+            os.close(writer)
+            printer.join()
             logging.disable(logging.NOTSET)
             for number, handler in handlers.items():
-                signal.signal(number, handler)  # torch leaves its own behind
+                signal.signal(number, handler)  # torch replaces them and does not put them back
+
+
+def _print_lines(reader, stream):
+    with open(reader, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            print(line, end="", file=stream, flush=True)
 
 
 def _environment(num_processes):
@@ -103,17 +125,11 @@ def _environment(num_processes):
 
     gpus = torch.cuda.device_count()  # does not start CUDA
     if 0 < gpus < num_processes:
-        raise SettingsError(f"{num_processes} processes need as many GPUs, {gpus} came; set num_processes to {gpus}")
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
-    return {"PYTHONUNBUFFERED": "1", "KIT_LIVE": "1", "OMP_NUM_THREADS": threads,
-            **({"ACCELERATE_USE_CPU": "true"} if num_processes > 1 and not gpus else {})}
-
-
-def _config(strategy):
-    file = Path(strategy) if str(strategy).endswith(".yaml") else CONFIGS / f"{strategy}.yaml"
-    if not file.is_file():
-        raise MissingError("this strategy is not there; name ddp, fsdp2 or an accelerate config", file=file.name)
-    return file
+        raise SettingsError(f"expected a GPU for each of {num_processes} processes, got {gpus} "
+                            f"GPUs; set num_processes to {gpus}")
+    threads = os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // num_processes))
+    cpu = {"ACCELERATE_USE_CPU": "true"} if num_processes > 1 and not gpus else {}
+    return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)} | cpu
 
 
 def _port():
@@ -123,14 +139,19 @@ def _port():
 
 
 def _live(command, environment, echo):
-    """Run `command`, hand on its lines, return its exit code; no process of it outlives this call."""
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               errors="replace", start_new_session=True)
+    """Run the command, hand on its lines, return its exit code; none of its processes stays."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True,
+                               stderr=subprocess.STDOUT, errors="replace", start_new_session=True)
+    ended = threading.Event()
+    progress = (Path(environment["KIT_PROGRESS"]), ended, echo)
+    threading.Thread(target=_hand_on_progress, args=progress, daemon=True).start()
     try:
-        # What the launcher says about a failed process is less than the process itself left in its file.
-        for line in itertools.takewhile(lambda line: not LAUNCHER_NOISE.match(line), process.stdout):
-            echo(line.rstrip("\n"))
-        process.stdout.read()
+        # The launcher says less about a failed process than the process itself left in its file.
+        for line in process.stdout:
+            if LAUNCHER_NOISE.match(line):
+                process.stdout.read()
+            else:
+                echo(line.rstrip("\n"))
         return process.wait()
     except BaseException:
         process.terminate()
@@ -138,96 +159,89 @@ def _live(command, environment, echo):
             process.communicate(timeout=GRACE)
         raise
     finally:
-        _kill(process)
+        ended.set()
+        with contextlib.suppress(psutil.NoSuchProcess):  # torch gives each process its own session
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
-def _kill(process):
-    with contextlib.suppress(psutil.NoSuchProcess):  # torch gives each process a session, so the group is not enough
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
-    process.kill()
-    process.wait()
-    process.stdout.close()
+def _hand_on_progress(file, ended, echo):
+    """Call echo with the progress line of process 0 every few seconds while it changes."""
+    line = ""
+    while not ended.wait(PROGRESS_SECONDS):
+        text = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+        if text not in ("", line):
+            echo(line := text)
 
 
 def _failure(folder, num_processes, echo):
-    """The error of the process that failed first; the others fail because of it."""
-    left = sorted((json.loads(f.read_text()) for f in folder.glob("failure-*.json")), key=lambda f: f["time"])
-    left = [failure for failure in left if failure["kind"] != "LostError" and not LOST.search(failure["text"])]
-    if not left:
-        return ChildError("a process ended without an error of its own, as one does that runs out of memory, or did "
-                          "not answer within KIT_TIMEOUT seconds; lower micro_batch_size, or see the system's log")
-    first, kind = left[0], getattr(errors, left[0]["kind"], None)
-    if kind is None:
-        echo(first["traceback"].rstrip())
-        return ChildError(f"process {first['rank']} of {num_processes} ended with {first['kind']}: {first['text']}; "
-                          "its traceback is printed above")
-    error = kind(first["text"])
-    error.exit_code = first["code"]
-    return error
+    """Return the error of the process that failed first; the others failed because of it."""
+    failures = [json.loads(file.read_text()) for file in folder.glob("failure-*.json")]
+    failures.sort(key=lambda failure: failure["time"])
+    for failure in failures:
+        if failure["kind"] == "LostError" or LOST.search(failure["text"]):
+            continue
+        if error := getattr(errors, failure["kind"], None):
+            error = error(failure["text"])
+            error.exit_code = failure["code"]
+            return error
+        echo(failure["traceback"].rstrip())
+        return ChildError(f"process {failure['rank']} of {num_processes} ended with "
+                          f"{failure['kind']}: {failure['text']}; its traceback is printed above")
+    return ChildError("expected every process to end by itself, got one that the system ended "
+                      "(often because memory was full) or that did not answer within KIT_TIMEOUT "
+                      "seconds; lower micro_batch_size, or read the system's log")
 
 
-def _check_forkable(port):
+def _unforkable():
+    """Return why a fork of this kernel would hang or train alone, None where it works."""
     import torch
 
-    instead = "restart the kernel and call kit.launch.notebook first, or use kit.launch.run, which needs no restart"
     if torch.cuda.is_initialized():
-        raise SettingsError(f"CUDA is in use in this kernel, and a fork of it cannot use CUDA; {instead}")
+        return "CUDA is in use"
     state = sys.modules.get("accelerate.state")
     if state and (state.PartialState._shared_state or state.AcceleratorState._shared_state):
-        raise SettingsError("an Accelerator or a Trainer's arguments are in this kernel, so each fork would take "
-                            f"itself for the only process; make them inside the function; {instead}")
-    if port is not None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                raise SettingsError(f"port {port} is in use by another process; leave port out to get a free one")
-    if not _fork_computes():
-        raise SettingsError(f"torch has started threads in this kernel, so its forks hang; {instead}")
-
-
-def _fork_computes():
-    """Whether a fork of this process gets through a product and its gradient, which a dead thread pool stops."""
-    probe = multiprocessing.get_context("fork").Process(target=_compute, daemon=True)
+        return "an Accelerator or a Trainer's arguments exist (make them inside the function)"
+    weight = (256, 256)
+    probe = multiprocessing.get_context("fork").Process(daemon=True, target=lambda: (
+        torch.ones(weight, requires_grad=True) @ torch.ones(weight)).exp().sum().backward())
     probe.start()
-    probe.join(PROBE_SECONDS)
+    probe.join(PROBE_SECONDS)  # a product and its gradient hang in a fork without torch's threads
     probe.kill()
-    return probe.exitcode == 0
-
-
-def _compute():
-    import torch
-
-    weight = torch.ones(256, 256, requires_grad=True)
-    (weight @ weight).exp().sum().backward()
+    return None if probe.exitcode == 0 else "torch has started threads, which a fork does not have"
 
 
 @contextlib.contextmanager
 def _process(num_processes, folder, file):
-    """Inside a process: join the others, count them, keep all but process 0 silent, leave a failure in its file."""
+    """Inside a process: join the others, silence all but process 0, write a failure to a file."""
     rank = int(os.environ.get("RANK", "0"))
     try:
         if rank:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  for the whole process
+            sys.stdout = sys.stderr = open(os.devnull, "w")
         if num_processes > 1:
             join(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true")
         yield rank
-    except BaseException as error:  # noqa: BLE001  an interrupt and an exit are told too
+    except BaseException as error:
         if isinstance(error, SystemExit) and not error.code:
             return
         cause = error.__context__ or error if isinstance(error, SystemExit) else error
         trace = cause.__traceback__
         while trace and trace.tb_frame.f_code.co_filename != file:
-            trace = trace.tb_next  # from the user's own file on
-        shown = "".join(traceback.format_exception(type(cause), cause, trace or cause.__traceback__))
-        told = {"time": time.time(), "rank": rank, "kind": type(cause).__name__, "text": str(cause),
-                "code": getattr(cause, "exit_code", 1), "traceback": shown}
-        Path(folder, f"failure-{rank}.json").write_text(json.dumps(told))
+            trace = trace.tb_next  # start at the user's own file
+        lines = traceback.format_exception(type(cause), cause, trace or cause.__traceback__)
+        failure = {"time": time.time(), "rank": rank, "kind": type(cause).__name__,
+                   "text": str(cause), "code": getattr(cause, "exit_code", 1),
+                   "traceback": "".join(lines)}
+        Path(folder, f"failure-{rank}.json").write_text(json.dumps(failure))
         sys.stdout.flush()
         os._exit(1) if num_processes > 1 else sys.exit(1)
 
 
-def _forked(function, num_processes, folder, stdout, args):
-    sys.stdout = stdout
+def _forked(function, num_processes, folder, writer, args):
+    sys.stdout = open(writer, "w", buffering=1, encoding="utf-8")  # noqa: SIM115  for the process
     logging.disable(logging.NOTSET)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # torch's handler hangs in a fork
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -240,8 +254,8 @@ def _forked(function, num_processes, folder, stdout, args):
 def _script(num_processes, folder, script, *flags):
     with _process(num_processes, folder, script) as rank:
         sys.argv = [script, *flags]
-        made = runpy.run_path(script, run_name="__main__").values()
-        folders = [str(value.folder) for value in made if type(value).__module__ == "kit.runs"]
+        values = runpy.run_path(script, run_name="__main__").values()
+        folders = [str(value.folder) for value in values if type(value).__module__ == "kit.runs"]
         if rank == 0 and folders:
             Path(folder, "run.txt").write_text(folders[-1])
 

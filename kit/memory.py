@@ -1,249 +1,291 @@
-"""GPU memory of training, computed from a model's config: its terms at each moment that may be the peak.
+"""GPU memory of training, computed from a model's config: a plan, a table, a widget. Lesson 10.
 
-All sizes are bytes. h hidden size, A = heads x head size, K = key-value heads x head size, f width of the gated MLP,
-V vocabulary, T ids at once (rows x length, and two rows for a DPO pair), N of them in the loss, P parameters.
+`at_real_size` answers "what would this lesson need with a large model?" for lessons 02 to 04.
+
+All sizes are bytes. h hidden size, A = heads x head size, K = key-value heads x head size, f width
+of the gated MLP, V vocabulary, P parameters. T is the number of ids that one process computes at
+once (rows x length; a DPO pair is two rows).
 """
 
+import html
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kit import settings, show
 from kit.errors import SettingsError
 
-# Bytes of a weight, a gradient, the optimizer's state, an operand of a matrix product, the residual stream.
-PRECISIONS = {"fp32": (4, 4, 8, 4, 4), "autocast": (4, 4, 8, 2, 4), "bf16": (2, 2, 4, 2, 2),
-              "bf16 + fp32 master": (2, 2, 12, 2, 2)}
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
-TILE = (4096, 32768)  # ids x vocabulary entries that TRL's head scores at once (trl.kernels.chunked_logprob)
-WORKSPACE = 2 * (1 << 25)  # cuBLAS on a Hopper GPU: 32 MiB for each thread that multiplies, forward and backward
-TERMS = ("weights", "reference", "gradients", "optimizer", "bf16 copies", "activations", "logits", "buffers")
+PRECISIONS = {  # bytes of a weight, a gradient, AdamW's moments, a matrix operand, the residuals
+    "fp32": (4, 4, 8, 4, 4),
+    "autocast": (4, 4, 8, 2, 4),
+    "bf16": (2, 2, 4, 2, 2),
+    "bf16 + fp32 master": (2, 2, 12, 2, 2),
+}
+STAGES = {"ddp": 0, "zero1": 1, "zero2": 2, "fsdp2": 3}  # of ZeRO; FSDP2 divides as ZeRO-3
+TILE = (4096, 32768)  # ids x vocabulary entries that TRL's head scores at once
+MARGIN = 1.1  # the planner's error (benchmarks/memory_gpu.py) and gaps between allocated blocks
+ROLE_TOKENS = 4  # new rows of the embedding table (kit.chat)
+NUMBERS = {"micro_batch_size": 8, "length": 1024, "processes": 8, "gpu": 80}  # of the widget
+TERMS = {
+    "weights": "parameters, adapters of LoRA, and the second model of DPO",
+    "gradients": "those that exist when memory peaks",
+    "optimizer": "AdamW's two moments",
+    "bf16 copies": "weights that autocast casts for matrix products",
+    "activations": "values that the backward pass needs",
+    "buffers": "temporary values, logits, DDP's buckets, weights that FSDP2 gathers",
+}
+WHEN = (
+    "peak at loss or last layer: layers have no gradients yet; at first layer or update: they have."
+)
+WAYS = {
+    "SFT": {},
+    "SFT, checkpointing": {"checkpointing": True},
+    "SFT, LoRA 16": {"lora_rank": 16},
+    "DPO": {"kind": "dpo"},
+    "DPO, stored reference": {"kind": "dpo", "reference": "stored"},
+    "DPO, LoRA 16": {"kind": "dpo", "lora_rank": 16},
+}
 
 
 class Shape(NamedTuple):
-    """What a config says about memory."""
+    """The sizes in a config that decide about memory."""
 
     hidden: int
     layers: int
     heads: int
     kv_heads: int
-    head: int
     width: int
+    head: int
     vocab: int
-    tied: bool
-    normed: bool  # queries and keys go through an RMSNorm each, as in Qwen3
-    biases: int  # parameters of the biases of one layer
+    tied: bool  # input and output share one embedding table
+    normed: bool  # queries and keys each go through an RMSNorm, as in Qwen3
 
     @property
     def linear(self):
-        """Weights of a layer's matrix products: 2hA + 2hK + 3hf."""
-        return 2 * self.hidden * self.head * (self.heads + self.kv_heads) + 3 * self.hidden * self.width
+        """Weights of the matrix products of one layer: 2hA + 2hK + 3hf."""
+        attention = 2 * self.head * (self.heads + self.kv_heads)
+        return self.hidden * (attention + 3 * self.width)
 
     @property
-    def norms(self):
-        """Weights of a layer's norms and biases."""
-        return 2 * self.hidden + 2 * self.head * self.normed + self.biases
-
-    @property
-    def table(self):
-        """Weights of one embedding table: Vh."""
-        return self.vocab * self.hidden
+    def tables(self):
+        """Weights of the embedding tables: Vh or 2Vh."""
+        return self.vocab * self.hidden * (1 if self.tied else 2)
 
     @property
     def parameters(self):
-        return self.layers * (self.linear + self.norms) + self.hidden + self.table * (1 if self.tied else 2)
+        """P without biases, which are less than a thousandth."""
+        norms = 2 * self.hidden + 2 * self.head * self.normed
+        return self.layers * (self.linear + norms) + self.hidden + self.tables
 
-    def adapters(self, rank):
-        """Weights of LoRA on every linear layer: rank x (inputs + outputs), summed (Hu et al. 2021, section 4.1)."""
-        A, K = self.heads * self.head, self.kv_heads * self.head
-        return self.layers * rank * (4 * self.hidden + 2 * A + 2 * K + 3 * (self.hidden + self.width))
+    def lora(self, rank, tables):
+        """Weights that LoRA trains: rank x (inputs + outputs) of each linear layer (Hu et al. 2021).
+
+        Also trained are the embedding tables (`tables`), or only their rows of the role tokens.
+        """
+        sizes = 7 * self.hidden + 2 * self.head * (self.heads + self.kv_heads) + 3 * self.width
+        rows = self.tables if tables else ROLE_TOKENS * self.hidden
+        return self.layers * rank * sizes + rows
 
 
-def shape(config):
-    """Shape of a transformers config (an object or a dict); refuses what the formulas do not describe."""
-    read = config.get if isinstance(config, dict) else lambda key, default=None: getattr(config, key, default)
-    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-    missing = [key for key in needed if not read(key)]
-    if missing or read("num_experts") or read("num_local_experts"):
-        raise SettingsError("a dense decoder with a gated MLP was expected, the config has "
-                            + (f"no {missing[0]}" if missing else "experts") + "; the planner cannot describe it")
-    hidden, layers, heads, width, vocab = (read(key) for key in needed)
+SHAPES = {  # from the models' config.json
+    "SmolLM2-135M": Shape(576, 30, 9, 3, 1536, 64, 49152, True, False),
+    "Qwen3-0.6B": Shape(1024, 28, 16, 8, 3072, 128, 151936, True, True),
+    "SmolLM2-1.7B": Shape(2048, 24, 32, 32, 8192, 64, 49152, True, False),
+    "Qwen3-8B": Shape(4096, 36, 32, 8, 12288, 128, 151936, False, True),
+}
+
+
+def shape(model):
+    """Return the Shape of a name in SHAPES or of a transformers config."""
+    if isinstance(model, Shape):
+        return model
+    if isinstance(model, str):
+        if model not in SHAPES:
+            raise SettingsError(f"model: expected one of {', '.join(SHAPES)}, got {model}")
+        return SHAPES[model]
+    read = model.to_dict().get
+    hidden, heads, width = map(read, ("hidden_size", "num_attention_heads", "intermediate_size"))
+    if not (hidden and heads and width) or read("num_experts") or read("num_local_experts"):
+        kind = f"expected a dense decoder with a gated MLP, got {read('model_type')}"
+        raise SettingsError(f"model: {kind}; the planner cannot describe it")
     kv_heads, head = read("num_key_value_heads") or heads, read("head_dim") or hidden // heads
-    biases = read("attention_bias", read("model_type") == "qwen2") and head * (heads + 2 * kv_heads)
-    return Shape(hidden, layers, heads, kv_heads, head, width, vocab, bool(read("tie_word_embeddings")),
-                 read("model_type") == "qwen3", int(biases or 0))
+    sizes = (hidden, read("num_hidden_layers"), heads, kv_heads, width, head, read("vocab_size"))
+    return Shape(*sizes, bool(read("tie_word_embeddings")), read("model_type") == "qwen3")
 
 
 @dataclass(frozen=True)
 class Training:
-    """What of a trainer's settings decides about memory."""
+    """The settings of a trainer that decide about memory."""
 
-    micro_batch_size: int = 8  # rows at once in one process; pairs for DPO
-    length: int = 1024  # ids of the longest row; for packed rows, ids of the pack
-    kind: str = "sft"  # sft | dpo
-    lora_rank: int = 0  # 0 trains all weights
-    precision: str = "autocast"  # a key of PRECISIONS
-    checkpointing: bool = False
-    reference: str = "model"  # DPO's: model | precomputed; with LoRA it is the policy without its adapters
-    trained: float = 1.0  # share of the ids that is in the loss
+    micro_batch_size: int = 8  # rows at once in one process; pairs for DPO [>= 1]
+    length: int = 1024  # ids of the longest row; for packed rows, ids of the pack [>= 1]
+    kind: str = "sft"  # [sft | dpo]
+    lora_rank: int = 0  # 0 trains all weights [>= 0]
+    lora_tables: bool = False  # LoRA trains the embedding tables too (peft's modules_to_save)
+    precision: str = "autocast"  # [fp32 | autocast | bf16 | bf16 + fp32 master]
+    checkpointing: bool = False  # compute activations again in the backward pass
+    reference: str = "model"  # of DPO; LoRA needs no second model [model | stored]
     padded: bool = False  # rows of unequal length: attention reads a mask
-    accumulation: int = 1  # micro batches a step
-    strategy: str = "ddp"  # one of STRATEGIES
-    processes: int = 1
+    accumulation: int = 1  # micro batches per step [>= 1]
+    strategy: str = "ddp"  # [ddp | zero1 | zero2 | fsdp2]
+    processes: int = 1  # GPUs [>= 1]
+
+    def __post_init__(self):
+        settings.check(self)
 
     @property
     def ids(self):
-        """T: a DPO pair is two rows."""
+        """T."""
         return self.micro_batch_size * self.length * (2 if self.kind == "dpo" else 1)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Terms at each moment that may be the peak; `terms`, `moment` and `peak` are those of the largest."""
+class Plan(NamedTuple):
+    """What one process needs when memory peaks, and at the other moments."""
 
-    moments: dict
-
-    @property
-    def moment(self):
-        return max(self.moments, key=lambda name: sum(self.moments[name].values()))
-
-    @property
-    def terms(self):
-        return self.moments[self.moment]
-
-    @property
-    def peak(self):
-        return sum(self.terms.values())
+    moment: str  # loss | last layer | first layer | update
+    terms: dict  # {term: bytes} at that moment
+    peak: int  # their sum, bytes
+    moments: dict  # {moment: {term: bytes}}
 
 
 def layer_activations(s, t):
-    """Bytes that one layer keeps for the backward pass; c of an operand, r of the residual stream.
+    """Return the bytes that one layer keeps for the backward pass.
 
-    T [2 (4h + rh + 4) + i c h + c (2A + 2K) + 4 heads + 4 c f]: two RMSNorms keep a float32 input, the normalised
-    values and a scale; i = 2 operands enter the products q k v and gate up, or 5 under autocast, where each product
-    casts its own; attention keeps q, k, v, its output and a log-sum; the MLP keeps gate, silu(gate), up and what
-    enters down. Korthikanti et al. 2022, eq. 1: T h (34 + 5 heads s / h) counts LayerNorm and a GELU of width 4h in
-    2 bytes, dropout masks, and scores of s x s. Here norms work in float32, the MLP is gated, nothing is dropped, and
-    SDPA computes the scores again. A test compares this with what autograd saves, to the byte.
+    T [2 (4h + rh + 4) + i c h + c (2A + 2K) + 4 heads + 4 c f], c bytes of a matrix operand, r of
+    the residual stream:
+
+    - two RMSNorms keep a float32 input, the normalised values and a scale,
+    - i = 2 operands enter the products q k v and gate up; with casts i = 5, one each,
+    - attention keeps q, k, v, its output and the logarithm of a sum,
+    - the MLP keeps gate, silu(gate), up, and what enters down.
+
+    Korthikanti et al. 2022, eq. 1 has T h (34 + 5 heads s / h) instead: LayerNorm, a GELU of width
+    4h, dropout masks, and scores of s x s. Here nothing is dropped and SDPA stores no scores.
     """
     _, _, _, c, r = PRECISIONS[t.precision]
-    A, K, rank = s.heads * s.head, s.kv_heads * s.head, t.lora_rank
-    casts = t.precision == "autocast" or (rank and c < 4)
-    token = 2 * (4 * s.hidden + 4) + (5 if casts else 2) * c * s.hidden + c * (2 * A + 2 * K + 4 * s.width)
-    token += 4 * s.heads + (4 * (A + K + s.heads + s.kv_heads) if s.normed else 0)
-    if rank:  # frozen norms keep no normalised values; seven adapters keep their inner values, o_proj's its own input
-        token += 7 * c * rank + (c * A if casts else 0)
-    else:
-        token += 2 * r * s.hidden + (c * (A + K) if s.normed else 0)
-    if t.padded:  # with a mask, SDPA takes keys and values for every head, and casts the mask
-        token += 2 * c * (A - K) + c * t.length
-    elif c == 4 and A > K:  # CUDA's fused kernels take grouped heads in 2 bytes only, the math kernel keeps its scores
-        token += 2 * c * (A - K) + 4 * s.heads * (t.length - 1)
+    A, K = s.heads * s.head, s.kv_heads * s.head
+    token = 2 * (4 * s.hidden + r * s.hidden * (not t.lora_rank) + 4) + 4 * s.heads
+    casts = t.precision == "autocast" or (t.lora_rank and c == 2)  # adapters are float32
+    token += (5 if casts else 2) * c * s.hidden
+    token += c * (2 * A + 2 * K + 4 * s.width) + (4 + c) * (A + K) * s.normed
+    if t.padded or c == 4:  # keys and values are repeated for every head
+        token += 2 * c * (A - K)
+    if c == 4 and A > K and not t.padded:  # float32 with grouped heads: only a kernel with scores
+        token += 4 * s.heads * t.length
     return token * t.ids
 
 
-def _head(s, t):
-    """What TRL's head holds in the forward pass: the hidden states of the N ids and one tile of scores.
+def plan(model, training):
+    """Return the Plan of one process; `model` is a name in SHAPES or a transformers config.
 
-    r h N + tile: whole logits would be V N (c + 4). A tile is computed, folded into a log-sum and overwritten.
+    weights w P, twice for DPO with a reference model, gradients g P, optimizer o P, with w, g, o
+    from PRECISIONS; with LoRA, g and o count trained weights only. Over n processes, ZeRO-1
+    divides the optimizer by n, ZeRO-2 the gradients too, FSDP2 the weights too (Rajbhandari et al.
+    2020, section 5) but gathers two layers and the tables. DDP adds buckets of g P.
     """
-    weight, _, _, c, r = PRECISIONS[t.precision]
-    ids = round(t.ids * t.trained)
-    tile = c * min(ids, TILE[0]) * (TILE[1] + (s.hidden if c < r else 0))
-    return r * s.hidden * ids + tile + (c * min(TILE[1], s.vocab) * s.hidden if c < weight else 0)
+    s, t, n, stage = shape(model), training, training.processes, STAGES[training.strategy]
+    weight, gradient, optimizer, c, _ = PRECISIONS[t.precision]
+    lora = t.lora_rank > 0
+    trained = s.lora(t.lora_rank, t.lora_tables) if lora else s.parameters
+    models = 2 if t.kind == "dpo" and t.reference == "model" and not lora else 1
+    weights = models * weight * s.parameters + 4 * trained * lora
+    weights, gathered = (
+        (weights // n, c * (2 * s.linear + s.tables)) if stage == 3 else (weights, 0)
+    )
+    optimizer = optimizer * trained // (n if stage else 1)
+    buckets = gathered if stage == 3 else gradient * trained if stage == 0 else 0
+    moments = {}
+    for moment, terms in backward(s, t, gradient * trained // (n if stage > 1 else 1)).items():
+        gradients, copies, activations, buffers = terms
+        buffers += buckets if n > 1 else 0
+        sizes = (weights, gradients, optimizer, copies, activations, buffers)
+        moments[moment] = dict(zip(TERMS, sizes, strict=True))
+    peaks = {moment: sum(terms.values()) for moment, terms in moments.items()}
+    moment = max(peaks, key=peaks.get)
+    return Plan(moment, moments[moment], peaks[moment], moments)
 
 
-def _head_backward(s, t):
-    """(logits, gradient of the table): the same, and gradients in float32, 4hN and 4Vh, cast if weights are bf16."""
-    wide = 4 + (PRECISIONS[t.precision][4] % 4)
-    return _head(s, t) + wide * s.hidden * round(t.ids * t.trained), wide * s.table
+def backward(s, t, gradients):
+    """Return {moment: (gradients, bf16 copies, activations, buffers)}, from the loss to the update.
 
-
-def plan(config, training):
-    """Plan of one process that trains a model of this transformers config.
-
-    weights w P, reference w P, gradients g P, optimizer o P (AdamW's two moments in float32; with a float32 master 12),
-    w, g, o from PRECISIONS; with LoRA, g and o count adapters and embedding tables only. Autocast keeps a bf16 copy
-    of each weight of a product until its backward pass, 2 bytes each. Over n processes, ZeRO-1 divides the optimizer
-    by n, ZeRO-2 the gradients too, ZeRO-3 and FSDP2 the weights too (Rajbhandari et al. 2020, section 5), which then
-    gather two layers and the tables; DDP adds buckets as large as the gradients. Raises SettingsError.
+    Autocast keeps a copy in 2 bytes of each weight of a product; with FSDP2 the gathered weights
+    have 2 bytes already. The loss has scores of one tile, and states and their gradients.
     """
-    s, t = shape(config), training
-    if t.precision not in PRECISIONS or t.strategy not in STRATEGIES:
-        raise SettingsError(f"a precision of {', '.join(PRECISIONS)} and a strategy of {', '.join(STRATEGIES)} were "
-                            f"expected, {t.precision} and {t.strategy} came")
-    trained, fixed = _fixed(s, t)
-    moments = {**_forward(s, t), **_backward(s, t, trained)}
-    return Plan({moment: {term: fixed.get(term, 0) + terms.get(term, 0) for term in TERMS}
-                 for moment, terms in moments.items()})
-
-
-def _kept(s, t):
-    """Bytes that all layers keep, r h T each with checkpointing, and the input of the last norm."""
-    r = PRECISIONS[t.precision][4]
-    return s.layers * (r * s.hidden * t.ids if t.checkpointing else layer_activations(s, t)) + r * s.hidden * t.ids
-
-
-def _copy(s, t):
-    """(bf16 copies of a layer's weights under autocast, those of them that train)."""
-    if t.precision != "autocast" or _gathers(t):
-        return 0, 0
-    mine = 2 * s.adapters(t.lora_rank) // s.layers
-    return 2 * s.linear + mine, mine or 2 * s.linear
-
-
-def _forward(s, t):
-    """Moments without gradients of this micro batch; autocast's cache of trained weights lasts until a pass ends."""
     _, _, _, c, r = PRECISIONS[t.precision]
-    stream, (copy, cached) = s.hidden * t.ids, _copy(s, t)
-    saved = 0 if t.checkpointing else s.layers * copy
-    activations = _kept(s, t) + (4 + r) * stream  # and the last norm's values and output
-    moments = {"end of forward": {"bf16 copies": max(saved, s.layers * cached), "activations": activations,
-                                  "logits": _head(s, t)}}
-    if t.kind == "dpo" and t.reference == "model":  # while the policy's activations wait
-        inside = 3 * (r * stream + c * s.width * t.ids) - r * stream
-        moments["reference"] = {"bf16 copies": saved + (0 if t.lora_rank else s.layers * cached),
-                                "activations": activations, "logits": max(_head(s, t), inside)}
-    return moments
-
-
-def _backward(s, t, trained):
-    """Moments from the loss back to the embedding: activations go, gradients come."""
-    _, gradient, _, c, r = PRECISIONS[t.precision]
-    stream, layer, (copy, _) = s.hidden * t.ids, layer_activations(s, t), _copy(s, t)
-    kept, copies = _kept(s, t), 0 if t.checkpointing else s.layers * copy
-    scores, table = _head_backward(s, t)
-    # Gradients inside an MLP beyond what they replace; what enters an adapter is a float32 for a moment.
+    stream, layer = r * s.hidden * t.ids, layer_activations(s, t)
+    layers = s.layers * (stream if t.checkpointing else layer) + stream
+    cast = t.precision == "autocast" and not (t.processes > 1 and t.strategy == "fsdp2")
+    copy = 2 * s.linear * cast
+    copies = 0 if t.checkpointing else copy * s.layers
+    first = gradients if t.accumulation > 1 else 0  # of earlier micro batches
+    first += 0 if t.lora_rank and not t.lora_tables else 4 * s.vocab * s.hidden
+    head = (r + 4) * s.hidden * t.ids + c * min(t.ids, TILE[0]) * min(TILE[1], s.vocab)
     mlp = t.ids * (r * s.hidden + (4 if t.lora_rank and c < 4 else 2) * c * s.width)
-    again = t.accumulation > 1  # the gradients of earlier micro batches are there already
-    parts = t.processes if t.strategy in ("zero2", "zero3", "fsdp2") else 1
-    rest = trained - (0 if t.lora_rank else s.linear - s.hidden * s.width)
-    held = gradient * s.table * s.tied  # of a tied table, from the head, until the embedding adds its own
     return {
-        "loss": {"bf16 copies": copies, "activations": kept + (4 + r) * stream, "logits": scores, "gradients": table},
-        "last norm": {"bf16 copies": copies, "activations": kept, "gradients": table, "buffers": 20 * stream},
-        "last layer": {"bf16 copies": max(copies, copy), "activations": kept + (layer if t.checkpointing else 0),
-                       "gradients": table, "buffers": mlp},
-        "first layer": {"bf16 copies": copy, "activations": layer + r * stream, "buffers": mlp,
-                        "gradients": held if again else gradient * rest // parts + (held if parts > 1 else 0)},
-        "embedding": {"activations": r * stream, "gradients": held + (gradient * s.table if again
-                                                                      else gradient * trained // parts)},
+        "loss": (first, copies, layers + (4 + r) * s.hidden * t.ids, head),
+        "last layer": (first, max(copies, copy), layers + layer * t.checkpointing, mlp),
+        "first layer": (gradients, copy, layer + stream, mlp),
+        "update": (gradients, 0, 0, 0),
     }
 
 
-def _gathers(t):
-    return t.processes > 1 and t.strategy in ("zero3", "fsdp2")
+def table(plans, gpu=80):
+    """Return a table of {name: Plan}: each term in GB (1e9 bytes), the peak, and a verdict.
+
+    A plan fits when its peak and a margin of 10% are at most `gpu` GB.
+    """
+    if not gpu > 0:
+        raise SettingsError(f"gpu: expected more than 0 GB, got {gpu}; give the size of one GPU")
+    rows = []
+    for name, each in plans.items():
+        sizes = [f"{size / 1e9:,.2f}" for size in (*each.terms.values(), each.peak)]
+        verdict = "fits" if each.peak * MARGIN <= gpu * 1e9 else "does not fit"
+        rows.append([name, *sizes[:-1], f"= {sizes[-1]}", verdict, each.moment])
+    cells = show.table(["GB per GPU", *TERMS, "= peak", f"{gpu:,g} GB", "peak at"], rows)
+    notes = [f"{term}: {words}." for term, words in TERMS.items()]
+    notes += [WHEN, f"fits: the peak and a margin of 10% are at most {gpu:,g} GB."]
+    lines = "<br>".join(map(html.escape, notes))
+    text = "\n".join([cells.text, "", *notes])
+    return show.Shown(text, rich=f"{cells.rich}<p>{lines}</p>")
 
 
-def _fixed(s, t):
-    """(trained parameters, {term: bytes} that are there all the time)."""
-    weight, gradient, optimizer, c, _ = PRECISIONS[t.precision]
-    tables, adapters, n = s.table * (1 if s.tied else 2), s.adapters(t.lora_rank), t.processes
-    stage = {"ddp": 0, "zero1": 1, "zero2": 2, "zero3": 3, "fsdp2": 3}[t.strategy]
-    trained = adapters + tables if t.lora_rank else s.parameters
-    weights = weight * (s.parameters + (tables if t.lora_rank else 0)) + 4 * adapters
-    reference = weight * s.parameters if t.kind == "dpo" and t.reference == "model" and not t.lora_rank else 0
-    buffers = WORKSPACE + (gradient * trained if stage == 0 and n > 1 else 0)
-    if _gathers(t):
-        buffers += c * (2 * (s.linear + s.norms) + tables)
-    return trained, {"weights": weights // (n if stage == 3 else 1), "reference": reference // (n if stage == 3 else 1),
-                     "optimizer": optimizer * trained // (n if stage else 1), "buffers": buffers,
-                     "gradients": gradient * trained // (n if stage > 1 else 1) if t.accumulation > 1 else 0}
+def at_real_size(*models, gpu=80, **changes):
+    """Return a table with one row per model (all of SHAPES by default) for one way to train.
+
+    `changes` are fields of Training: `at_real_size("Qwen3-8B", kind="dpo", lora_rank=16)`.
+    """
+    return table({name: plan(name, Training(**changes)) for name in models or SHAPES}, gpu)
+
+
+def ways(model, *, gpu=80, processes=8, **changes):
+    """Return a table with one row per way to train: SFT, DPO and LoRA, then SFT split over GPUs."""
+    trainings = {name: changes | way for name, way in WAYS.items()}
+    for strategy in STAGES:
+        split = {"strategy": strategy, "processes": processes}
+        trainings[f"SFT, {strategy} on {processes:,}"] = changes | split
+    return table({name: plan(model, Training(**way)) for name, way in trainings.items()}, gpu)
+
+
+def planner(model="Qwen3-0.6B", **changes):
+    """Return the table of `ways`, with controls in a live notebook.
+
+    `changes`: gpu, processes, and the fields of Training.
+    """
+    values = NUMBERS | changes
+    static = ways(model, **values)
+
+    def draw(**chosen):
+        try:
+            return ways(**values | chosen)
+        except SettingsError as error:
+            print(error)
+
+    def widget():
+        import ipywidgets as widgets
+
+        numbers = {name: widgets.IntText(values[name]) for name in NUMBERS}
+        names = [(name, name) for name in SHAPES]
+        names += [] if isinstance(model, str) else [("this model", model)]
+        names = widgets.Dropdown(options=names, value=model)
+        return widgets.interactive(draw, model=names, **numbers)
+
+    return show.Shown(static.text, rich=static.rich, widget=widget)

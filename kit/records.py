@@ -1,12 +1,13 @@
-"""Read and check training rows: every row is used verbatim, or reported with file, line and reason.
+"""Read and check rows: each is used verbatim, or reported with file, line and reason. Lesson 02.
 
-`read` goes through a file once. Rows stay where they are; only their places are kept, and a row
-whose bytes changed since then is refused. Text files must be UTF-8. Blank lines are no rows.
+Files are JSON Lines, CSV, TSV or Parquet; text files must be UTF-8. Blank lines are no rows. Rows
+stay in memory as JSON bytes and are parsed on access: as Python objects they need five times more.
 """
 
 import argparse
-import base64
+import contextlib
 import copy
+import csv
 import hashlib
 import json
 import os
@@ -14,221 +15,380 @@ import sys
 from array import array
 from pathlib import Path
 
-from kit import shapes
-from kit.errors import DataError, MissingError, Problem, SettingsError, bad_rows, exit_code, refusal
-from kit.reports import length_quantiles, report, summary  # noqa: F401
-from kit.shapes import Duplicate, leakage  # noqa: F401
-from kit.sources import open_source
-from kit.tables import to_dataset  # noqa: F401
+from kit.engine import row_checks
+from kit.engine.row_checks import Duplicate, leakage
+from kit.errors import MissingError, Problem, SettingsError, bad_rows, exits, refusal
 
-CONTENT = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
-
-
-def digest(value) -> bytes:
-    return hashlib.blake2b(CONTENT(value).encode(), digest_size=8).digest()
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+# First bytes of files that are no rows of text, whatever their ending says.
+MARKS = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip or Excel",
+    b"PAR1": "Parquet",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"[": "a JSON array",
+}
+ADVICE = 'correct these rows or read with on_bad="skip"'
+LISTED = 20  # duplicates and leaks that the command prints; its JSON holds all
 
 
 def find(path) -> Path:
-    """`path` from here, or else from the project's folder: one value for notebook and script."""
-    for folder in (Path(), Path(__file__).parents[1]):
-        if (folder / path).exists():
-            return Path(os.path.relpath(folder / path))
-    raise MissingError("expected a data file, came none; correct the path, or run "
-                       "`python data_samples/make.py` if it is one of the course's", file=str(path))
+    """Return `path` from here, or else from the project's folder, for notebook and script alike."""
+    course = Path(__file__).parents[1] / path
+    if Path(path).exists() or course.exists():
+        return Path(path) if Path(path).exists() else Path(os.path.relpath(course))
+    advice = f"correct the path (the working folder is {os.getcwd()})"
+    raise MissingError(f"expected a data file, got nothing; {advice}", file=str(path))
 
 
-def read(source, kind="auto", *, on_bad="stop", rejected_path=None, limit=None, ignore=(),
-         allow_last_user=False):
-    """Records of a .jsonl, .csv, .tsv or .parquet file or a datasets.Dataset.
+@contextlib.contextmanager
+def attempt(action, file, advice):
+    """Turn an OSError into a sentence: the file, what was tried, why it failed, what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).split("\n")[0]
+        raise refusal(str(file), f"to {action} this file", repr(reason), advice) from None
+
+
+def read(source, kind="auto", *, on_bad="stop", extra=False):
+    """Return the Records of a .jsonl, .csv, .tsv or .parquet file or a datasets.Dataset.
 
     kind: completion (prompt and completion, or text), chat (messages), preferences (prompt,
     chosen, rejected: texts or lists of messages), or auto. A chat cell of a CSV file holds JSON.
-    limit: read at most so many rows. ignore: columns left out of the rows; any other column is
-    refused. allow_last_user: a chat may end with a question.
-    Bad rows raise one DataError that lists them all; with on_bad="skip" they are left out and
-    stand in `.rejected` and, byte for byte, in the file `rejected_path`.
+    extra: other columns are allowed and are in `Records.extras`; otherwise they are refused.
+    Bad rows raise one DataError that lists them all; with on_bad="skip" they are in `.rejected`.
     """
-    if kind not in ("auto", *shapes.FIELDS) or on_bad not in ("stop", "skip"):
-        raise SettingsError(f"expected kind {', '.join(shapes.FIELDS)} or auto and on_bad stop or "
-                            f"skip, came {kind!r} and {on_bad!r}")
-    opened, ignore = open_source(source), [ignore] if isinstance(ignore, str) else ignore
-    records, problems, seen = Records(opened, kind, rejected_path, ignore), [], {}
-    for line, place, row, found in opened.scan(kind, limit, ignore):
-        records.rows_in += 1
-        found = found or records.accept(line, place, row, seen, allow_last_user)
-        if found:
-            problems += [Problem(opened.name, line, *fault) for fault in found]
-            records.rejected.append(Problem(opened.name, line, *found[0]))
-            records.rejected_places[line] = place
-    records.problems, records.sha256 = problems, opened.sha256
-    if problems and on_bad == "stop":
-        raise bad_rows(opened.name, problems, records.rows_in,
-                       'correct these rows or read with on_bad="skip"')
-    return records.checked()
+    if kind not in ("auto", *row_checks.KINDS) or on_bad not in ("stop", "skip"):
+        kinds = ", ".join(row_checks.KINDS)
+        expected = f"expected kind {kinds} or auto and on_bad stop or skip"
+        raise SettingsError(f"{expected}, got {kind!r} and {on_bad!r}; correct the setting")
+    return scan(source, kind, extra).checked(on_bad)
+
+
+def scan(source, kind, extra=False):
+    """Return the Records of a source, where all rows may be bad; refuse what is no source."""
+    name, reader, digest = "Dataset", arrow_rows, hashlib.sha256()
+    if isinstance(source, (str, os.PathLike)):
+        name = source = os.fspath(find(source))
+        ending = os.path.splitext(name)[1].lower()
+        reader = {".parquet": arrow_rows, ".csv": csv_rows, ".tsv": csv_rows}.get(ending, json_rows)
+        if not os.path.isfile(name):
+            raise refusal(name, "a file", "a folder or device", "correct the path")
+        if ending not in ENDINGS:
+            raise refusal(name, f"one of {', '.join(ENDINGS)}", ending or "no ending", "convert it")
+    elif not isinstance(getattr(source, "num_rows", None), int):
+        got = type(source).__name__
+        raise refusal(None, "a path or a datasets.Dataset of one split", got, "pass one split")
+    rows = Records(name, kind, extra)
+    with attempt("read", name, "check that the file is whole and that you may read it"):
+        rows.add(reader(source, digest))
+    rows.sha256 = digest.hexdigest()
+    return rows
 
 
 class Records:
-    """Rows of one kind, read on access; `len`, index, slice and iteration as in a list.
+    """Rows of one kind; `len`, index, slice and iteration work as in a list.
 
-    .kind .file .sha256 (of the content) .rows_in .rows_used .rejected (one Problem a rejected
-    row) .problems (all of them) .duplicates (a Duplicate a row that an earlier one equals).
+    .kind .file .sha256 (of the content) .lines (of the file; row numbers of a table) .rows_in
+    .rejected (one Problem for each rejected row) .problems (all of them) .duplicates (one
+    Duplicate for each row that equals an earlier one).
     """
 
-    def __init__(self, source, kind, rejected_path=None, ignore=()):
-        self.source, self.kind, self.rejected_path = source, kind, rejected_path
-        self.ignore = frozenset(ignore)
-        self.file, self.sha256, self.rows_in, self.form = source.name, None, 0, None
-        self.rejected, self.problems, self.duplicates = [], [], []
-        self.lines, self.rejected_places = array("Q"), {}
-        self.places = array("Q")  # three numbers a row, see kit.sources
+    def __init__(self, file, kind, extra):
+        self.file, self.kind, self.extra, self.sha256, self.rows_in = file, kind, extra, None, 0
+        self.form = None  # (columns, these in words and whether they hold messages)
+        self.content, self.lines = [], array("Q")  # JSON and line of each good row
+        self.raw, self.problems, self.duplicates = {}, [], []  # raw: {line: bytes} of all rows
 
-    def accept(self, line, place, row, seen, allow_last_user):
-        """Keep a good row and return []; otherwise return its faults."""
-        if self.ignore and isinstance(row, dict):
-            row = {name: value for name, value in row.items() if name not in self.ignore}
-        if self.kind == "auto" and isinstance(row, dict):
-            self.kind = shapes.kind_of(row) or "auto"
-        if found := shapes.faults(row, self.kind, allow_last_user):
-            return found
-        self.form = self.form or shapes.form_of(row)
-        if shapes.form_of(row) != self.form:
-            return [(None, f"{self.form} as in line {self.lines[0]}", shapes.form_of(row))]
-        first, alike = (seen.setdefault(digest(value), line)
-                        for value in (row, [shapes.levelled_row(row)]))
-        if alike != line:
-            exact = first != line
-            self.duplicates.append(Duplicate(line, first if exact else alike, exact))
-        self.lines.append(line)
-        self.places.extend(place)
-        return []
-
-    rows_used = property(lambda self: len(self.lines))
+    rows_used = property(lambda self: len(self.content))
+    rejected = property(lambda self: list({p.line: p for p in self.problems[::-1]}.values())[::-1])
 
     def __len__(self):
-        return len(self.lines)
+        return len(self.content)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        row = self.source.row(*self.place(index))
-        return {name: row[name] for fields in shapes.FIELDS[self.kind] for name in fields
-                if name in row and name not in self.ignore}
+            return [self.row(content) for content in self.content[index]]
+        return self.row(self.content[index])
 
     def __iter__(self):
-        return (self[i] for i in range(len(self)))
+        return map(self.row, self.content)
 
-    def place(self, index):
-        return self.places[3 * index:3 * index + 3]
+    def row(self, content):
+        columns = json.loads(content)
+        return {name: columns[name] for name in self.form[0]}
 
-    def line(self, index) -> int:
-        """Line of the file where row `index` starts; row number (from 1) of Parquet and Dataset."""
-        return self.lines[index]
+    @property
+    def extras(self) -> list:
+        """The other columns of each row, for `extra=True`."""
+        rows = map(json.loads, self.content)
+        return [{name: row[name] for name in row if name not in self.form[0]} for row in rows]
 
-    def reject(self, faults) -> "Records":
-        """New Records without the rows of `faults` = {index: (field, expected, came)}."""
-        kept = copy.copy(self)
-        new = [Problem(self.file, self.lines[i], *faults[i]) for i in faults]
-        kept.rejected, kept.problems = (sorted(old + new, key=lambda problem: problem.line)
-                                        for old in (self.rejected, self.problems))
-        kept.rejected_places = self.rejected_places | {self.lines[i]: self.place(i) for i in faults}
-        left = [i for i in range(len(self)) if i not in faults]
-        kept.lines = array("Q", (self.lines[i] for i in left))
-        kept.places = array("Q", (number for i in left for number in self.place(i)))
-        lines = set(kept.lines)
-        kept.duplicates = [pair for pair in self.duplicates if lines.issuperset(pair[:2])]
-        return kept.checked()
+    def add(self, rows):
+        """Sort (line, bytes, JSON, faults) of each row into good rows and rejected ones."""
+        exact, similar = {}, {}  # {hash of a row's texts: line of the first such row}
+        for line, raw, content, faults in rows:
+            self.rows_in += 1
+            self.raw[line] = raw
+            row, faults = (None, faults) if faults else row_checks.parse(content)
+            if faults := faults or self.faults(row):
+                self.problems += [Problem(self.file, line, *fault) for fault in faults]
+                continue
+            texts = row_checks.texts([row[name] for name in self.form[0]])
+            first = exact.setdefault(hash(tuple(texts)), line)
+            like = similar.setdefault(hash(row_checks.levelled(texts)), line)
+            if like != line:
+                same = first != line
+                self.duplicates.append(Duplicate(line, first if same else like, same))
+            self.content.append(content)
+            self.lines.append(line)
 
-    def checked(self) -> "Records":
-        """Write the rejected rows where asked to; refuse to go on with no row at all."""
-        if self.rejected_path is not None:
-            self.write_rejected(self.rejected_path)
-        if not self.lines:
-            error = refusal(self.file, "at least one good row", f"{self.rows_in} bad rows"
-                            if self.rows_in else "no row", "correct the file")
-            error.problems = self.problems
-            raise error
-        return self
+    def faults(self, row) -> list:
+        """Return the faults of a parsed row; the first good row decides the form of all."""
+        if fault := row_checks.column_fault(row, self.kind, self.extra):
+            return [fault]
+        self.kind, columns = row_checks.columns_of(row, self.kind, self.extra)
+        if faults := row_checks.faults({name: row[name] for name in columns}, self.kind):
+            return faults
+        form = columns, ", ".join(columns) + " as messages" * isinstance(row.get("prompt"), list)
+        self.form = self.form or form
+        if form != self.form:
+            return [(None, f"{self.form[1]} as in line {self.lines[0]}", form[1])]
+        return []
 
-    def write_rejected(self, path):
-        """One JSON object a rejected row: file, line, field, expected, came, and its bytes.
+    def reject(self, faults, on_bad="skip", advice=ADVICE):
+        """Return Records without the rows of `faults` = {index: (field, expected, got)}.
 
-        `raw` holds the bytes as text if they are UTF-8, else `raw_base64` holds them.
+        on_bad="stop" raises one DataError that names them all; "skip" adds them to `.rejected`.
         """
-        with open(path, "w", encoding="utf-8") as out:
-            for problem in self.rejected:
-                raw = self.source.raw(*self.rejected_places[problem.line])
-                try:
-                    kept = {"raw": raw.decode()}
-                except UnicodeDecodeError:
-                    kept = {"raw_base64": base64.b64encode(raw).decode()}
-                out.write(json.dumps(problem._asdict() | kept) + "\n")
+        new = [Problem(self.file, self.lines[i], *faults[i]) for i in sorted(faults)]
+        if new and on_bad == "stop":
+            raise bad_rows(self.file, new, self.rows_in, advice)
+        rest = self.only([i for i in range(len(self)) if i not in faults])
+        rest.problems = sorted(self.problems + new, key=lambda problem: problem.line)
+        return rest.checked("skip", advice)
+
+    def mapped(self, kind, change):
+        """Return Records of `kind` with change(row) for each row; None leaves out the row."""
+        changed = [json.dumps(change(row)) for row in self]
+        rest = self.only([i for i, content in enumerate(changed) if content != "null"])
+        rest.content = [content for content in changed if content != "null"]
+        rest.kind, rest.rows_in = kind, len(rest) + len(rest.rejected)
+        rest.form = (tuple(json.loads(rest.content[0])), kind) if len(rest) else None
+        return rest
+
+    def only(self, used):
+        """Return Records with the rows of these indices."""
+        rest = copy.copy(self)
+        rest.content = [self.content[i] for i in used]
+        rest.lines = array("Q", (self.lines[i] for i in used))
+        lines = set(rest.lines)
+        rest.duplicates = [pair for pair in self.duplicates if lines.issuperset(pair[:2])]
+        return rest
+
+    def checked(self, on_bad, advice=ADVICE):
+        """Return these Records; refuse bad rows if on_bad is "stop", and to go on without any row.
+
+        The `.records` of the DataError can still write the rejected rows.
+        """
+        if self.content and (on_bad == "skip" or not self.problems):
+            return self
+        error = refusal(self.file, "at least one row", "none", "correct the file")
+        if self.problems:
+            error = bad_rows(self.file, self.problems, self.rows_in, advice)
+        error.records = self
+        raise error
+
+    def write_rejected(self, file, inputs=()):
+        """Write one JSON object for each rejected row: file, line, field, expected, got, raw.
+
+        `json.loads(line)["raw"].encode(errors="surrogateescape")` are the bytes of the row.
+        """
+        rows = []
+        for problem in self.rejected:
+            raw = self.raw[problem.line].decode(errors="surrogateescape")
+            rows.append(json.dumps(problem._asdict() | {"raw": raw}))
+        write_lines(file, rows, [self.file, *inputs])
 
 
-def read_rejected(path) -> list:
-    """(Problem, original bytes) of each row of a file of rejected rows."""
-    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    return [(Problem(*(row[name] for name in Problem._fields)),
-             row["raw"].encode() if "raw" in row else base64.b64decode(row["raw_base64"]))
-            for row in rows]
+reject = Records.reject
 
 
-def split_too_long(records, lengths, max_length) -> Records:
-    """Records without the rows of over `max_length` tokens; these are rejections now.
+def write_lines(file, lines, inputs=()):
+    """Write lines of text to a temporary file and rename it; never write one of the `inputs`."""
+    target = os.path.realpath(file)
+    part = f"{target}.{os.getpid()}.part"
+    with attempt("write", file, "choose a folder that exists, has room and may be written"):
+        if os.path.exists(target) and not os.path.isfile(target):
+            raise refusal(str(file), "a file to write", "a folder or device", "choose another name")
+        inputs = [name for name in inputs if os.path.exists(name) and os.path.exists(target)]
+        if any(os.path.samefile(name, target) for name in inputs):
+            raise refusal(str(file), "a file to write", "an input file", "choose another name")
+        try:
+            with open(part, "w", encoding="utf-8") as out:
+                out.writelines(f"{line}\n" for line in lines)
+            os.replace(part, target)
+        finally:
+            Path(part).unlink(missing_ok=True)
 
-    lengths: tokens of each row (stop token included), or a function of a row.
+
+def split_too_long(rows, lengths, max_length) -> Records:
+    """Return Records without the rows of over `max_length` tokens; print what is not as expected.
+
+    lengths: tokens of each row, the stop token included. A DataError says that no row fits.
     """
-    counts = [lengths(row) for row in records] if callable(lengths) else list(lengths)
-    if len(counts) != len(records):
-        raise SettingsError(f"expected {len(records)} lengths, came {len(counts)}; give one a row")
-    return records.reject({i: (None, f"at most {max_length} tokens", f"{n} tokens")
-                           for i, n in enumerate(counts) if n > max_length})
+    long, notes = {i: n for i, n in enumerate(lengths) if n > max_length}, []
+    if rows.rejected:
+        notes.append(f"rejected: {len(rows.rejected)} of {rows.rows_in} rows")
+    if rows.duplicates:
+        notes.append(f"equal to an earlier row: {len(rows.duplicates)} ({rows.duplicates[0]})")
+    if long:
+        shortest, longest = min(long.values()), max(long.values())
+        span = f"{len(long)} of {len(rows)} rows ({shortest} to {longest} tokens)"
+        notes.append(f"left out as longer than max_length = {max_length}: {span}")
+        limit = f"at most max_length = {max_length} tokens"
+        faults = {i: (None, limit, f"{n} tokens") for i, n in long.items()}
+        rows = rows.reject(faults, advice=f"set max_length to {shortest} or more")
+    if notes and os.environ.get("RANK", "0") == "0":
+        print(f"{rows.file}: {'; '.join(notes)}.")
+    return rows
 
 
-def split_leaked(records, evaluation, on_bad="stop") -> Records:
-    """Records without a prompt of the evaluation rows, which are Records or lists of rows.
+def split_leaked(rows, questions, on_bad="stop") -> Records:
+    """Return Records without the rows that hold a prompt of `questions`, see row_checks.leakage.
 
-    One DataError lists all rows with such a prompt; with on_bad="skip" they are rejections now.
+    One DataError lists all rows with such a prompt; with on_bad="skip" they are rejected.
     """
-    faults = shapes.leaked_rows(records, evaluation)
-    if faults and on_bad == "stop":
-        raise bad_rows(records.file, [Problem(records.file, records.line(i), *fault)
-                                      for i, fault in faults.items()], records.rows_in,
-                       'take them out of one of the files or read with on_bad="skip"')
-    return records.reject(faults)
+    leaks, expected = leakage(rows, questions), "no prompt of the test rows"
+    faults = {i: (None, expected, leaks[i].match()) for i in leaks}
+    return rows.reject(faults, on_bad, 'remove them from one of the files or use on_bad="skip"')
 
 
-def main(arguments=None):
-    """`python -m kit.records FILE --kind chat`: the report of a file, without training."""
-    parser = argparse.ArgumentParser("python -m kit.records", description="Check training rows.")
-    parser.add_argument("file")
-    parser.add_argument("--kind", default="auto", choices=["auto", *shapes.FIELDS])
-    parser.add_argument("--on-bad", default="stop", choices=["stop", "skip"])
-    parser.add_argument("--rejected", metavar="FILE", help="rejected rows go here")
-    parser.add_argument("--against", metavar="FILE", help="evaluation rows; a shared prompt fails")
-    parser.add_argument("--allow-last-user", action="store_true", help="a chat may end with user")
-    parser.add_argument("--ignore", metavar="A,B", default="", help="leave out these columns")
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args(arguments)
-    ignore = given.ignore.split(",")
-    sys.stdout.reconfigure(errors="backslashreplace")
+def length_quantiles(lengths, max_length=None) -> dict:
+    """Return rows, the length at each twentieth of the rows, and how many rows are too long."""
+    ordered, points = sorted(lengths), [step / 20 for step in range(21)]
+    quantiles = {at: ordered[round(at * (len(ordered) - 1))] for at in points if ordered}
+    dropped = sum(max_length is not None and n > max_length for n in ordered)
+    facts = {"rows": len(ordered), "max_length": max_length}
+    return facts | {"quantiles": quantiles, "dropped": dropped}
+
+
+def text_lines(file, digest):
+    """Yield (line number, bytes) of a UTF-8 file without its byte order mark."""
+    with open(file, "rb") as lines:
+        start = lines.peek(1)[:100].lstrip()
+        name = next((MARKS[mark] for mark in MARKS if start.startswith(mark)), None)
+        if name := name or (b"\0" in start[:4] and "UTF-16 or UTF-32"):
+            raise refusal(file, "UTF-8 text with one row per line", name, "convert the file", 1)
+        for number, raw in enumerate(lines, 1):
+            digest.update(raw)
+            yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+
+
+def json_rows(file, digest):
+    """Yield (line, bytes, JSON, None) of each line of a file that is not blank."""
+    return ((n, raw, raw, None) for n, raw in text_lines(file, digest) if raw.strip())
+
+
+def csv_rows(file, digest):
+    """Yield (line, bytes, JSON, faults) of each record of a CSV file; a record may span lines."""
+    csv.field_size_limit(2**31 - 1)  # the module's own limit is 131,072 characters per cell
+    lines, header = [raw for _, raw in text_lines(file, digest)], None
+    texts = (raw.decode(errors="surrogateescape") for raw in lines)
+    reader = csv.reader(texts, delimiter=",\t"[file.lower().endswith(".tsv")], strict=True)
+    while (start := reader.line_num) < len(lines):
+        try:
+            cells, faults = next(reader), None
+        except csv.Error as error:
+            fault = "quotes that are closed, and doubled in a cell", str(error)
+            if header is None or "end of data" in str(error):
+                raise refusal(file, *fault, "correct this quote", start + 1) from None
+            cells, faults = None, [(None, *fault)]
+        if header and cells and len(cells) != len(header):
+            faults = [(None, f"{len(header)} columns", f"{len(cells)} columns")]
+        if header and cells != []:
+            raw = b"".join(lines[start : reader.line_num])
+            yield start + 1, raw, as_json(header, cells or []), faults
+        header = header or cells
+
+
+def as_json(header, cells):
+    """Return the JSON of a CSV record; a cell of messages is JSON already."""
+    pairs = []
+    for name, cell in zip(header, cells):
+        cell = cell if name == "messages" else json.dumps(cell, ensure_ascii=False)
+        pairs.append(f"{json.dumps(name)}: {cell}")
+    return f"{{{', '.join(pairs)}}}\n".encode(errors="surrogateescape")
+
+
+def arrow_rows(source, digest):
+    """Yield (line, bytes, JSON, None) of the rows of a Parquet file or a datasets.Dataset."""
+    import pyarrow
+    from pyarrow import parquet
+
     try:
-        rows = read(given.file, given.kind, on_bad="skip", rejected_path=given.rejected,
-                    ignore=ignore, allow_last_user=given.allow_last_user)
-    except DataError as error:
-        print(*error.problems, sep="\n", end="\n" * bool(error.problems))
-        raise
-    against = given.against and read(given.against, ignore=ignore, allow_last_user=True)
-    told = report(rows, against or None)
-    print(json.dumps(told, indent=1) if given.json else "\n".join(summary(told, rows.problems)))
-    if rows.problems and given.on_bad == "stop":
-        raise bad_rows(given.file, rows.problems, rows.rows_in, "correct these rows or skip them")
-    if leaks := told["leakage"]:
-        raise refusal(given.file, f"no prompt of {given.against}", f"{len(leaks)} of them",
-                      "take them out of one of the files", leaks[0]["train_line"])
+        if isinstance(source, str):
+            content = Path(source).read_bytes()
+            digest.update(content)
+            table, digest = parquet.read_table(pyarrow.BufferReader(content)), None
+        else:
+            table = source.with_format("arrow")[:]
+        row_checks.distinct([(name, None) for name in table.column_names])
+        rows = (row for part in table.to_batches(1000) for row in part.to_pylist())
+        for line, row in enumerate(rows, 1):
+            row = json.loads(json.dumps(row, default=not_text), object_hook=without_nulls)
+            content = json.dumps(row).encode() + b"\n"
+            if digest:
+                digest.update(content)
+            yield line, content, content, None
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        file, reason = source if isinstance(source, str) else None, str(error).split("\n")[0]
+        raise refusal(file, "a table of text", reason, "write it again") from None
+
+
+def not_text(value):
+    return {type(value).__name__: str(value)}
+
+
+def without_nulls(item):
+    """Return a message without null fields: Arrow adds a field of one message to all."""
+    return {name: item[name] for name in item if "role" not in item or item[name] is not None}
+
+
+def main(argv=None):
+    """Check a file of rows without training: `kit check FILE` or `python -m kit.records FILE`."""
+    parser = argparse.ArgumentParser("kit check", description="Name every bad row of a file.")
+    parser.add_argument("file")
+    parser.add_argument("--kind", default="auto", choices=["auto", *row_checks.KINDS])
+    parser.add_argument("--against", metavar="FILE", help="test rows, whose prompts are refused")
+    parser.add_argument("--rejected", metavar="FILE", help="write the rejected rows here")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    options = parser.parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")
+    rows = scan(options.file, options.kind)
+    if options.rejected:
+        rows.write_rejected(options.rejected, [options.against] if options.against else [])
+    tests = read(options.against, extra=True) if options.against else []
+    leaks = list(leakage(rows, tests).values())
+    names = "file", "kind", "sha256", "rows_in", "rows_used"
+    facts = {name: getattr(rows, name) for name in names}
+    lists = {"problems": rows.problems, "duplicates": rows.duplicates, "leaks": leaks}
+    if options.json:
+        lists = {name: [item._asdict() for item in lists[name]] for name in lists}
+        print(json.dumps(facts | lists, indent=1))
+    else:
+        print(f"{rows.file}: {rows.kind}, {rows.rows_in} rows, {rows.rows_used} used, ", end="")
+        print(
+            f"{len(rows.rejected)} rejected, {len(rows.duplicates)} equal to an earlier row, ",
+            end="",
+        )
+        print(f"{len(leaks)} with a prompt of the test rows")
+        print(*rows.problems, *rows.duplicates[:LISTED], *leaks[:LISTED], sep="\n")
+    split_leaked(rows.checked("stop"), tests)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    with exits():
+        main()

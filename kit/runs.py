@@ -1,9 +1,10 @@
-"""One folder a training run: created once, resumed exactly, refused when its settings changed, finished once.
+"""A training run is one folder. It resumes exactly, and refuses to resume with other settings.
 
-Layout: run.json (settings, hashes, versions), metrics.jsonl (a line a step), report.json (results),
-checkpoint-N/ (sealed, see kit.checkpoints), model/ (loads with from_pretrained).
+run.json (settings, hashes, versions), task.py, metrics.jsonl (a line per step), report.json
+(results), checkpoint-N/ (kit.engine.checkpoints), model/ (loads with from_pretrained). Lesson 02.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -12,112 +13,111 @@ import time
 import uuid
 from pathlib import Path
 
-from kit import checkpoints, identity, processes, shares
+from kit import models, show, speed, tasks
+from kit.engine import checkpoints, distributed, fingerprint, patches
+from kit.engine.checkpoints import find_run as find
+from kit.engine.checkpoints import runs_root as root
 from kit.errors import CheckpointError, KitError, MissingError, SettingsError
+
+__all__ = ["Run", "Stopped", "find", "metrics", "root", "run_name", "start", "start_from"]
+FACTS = {"id": str, "params": dict, "data": dict, "settings": dict, "versions": dict}
+FALL = 0.5  # nats that DPO may lower the log-probability of the chosen replies
 
 
 class Stopped(KitError):
-    """Training was stopped by a signal or the stop button after its state was saved; the exit code is 128 + signal."""
+    """A signal or the stop button ended training after a save; exit code 128 + signal."""
 
 
-def root() -> Path:
-    """Folder of all runs: the environment variable KIT_RUNS, or runs/ of the project."""
-    return Path(os.environ.get("KIT_RUNS") or Path(__file__).parents[1] / "runs").absolute()
+def run_name(run, model) -> str:
+    """Return the folder name of a run with a base model: "03_sft_chat-pocket"."""
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", str(model)).strip("-")
+    return f"{run}-{model}" if model else run
 
 
-def _folder(name) -> Path:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(name)) or (root() / name).is_symlink():
-        raise SettingsError(f"a run name of 1 to 100 letters, digits, `.`, `_`, `-` was expected, {name!r} came; "
-                            "choose another name")
-    return root() / name
+def start_from(params):
+    """Return the model folder of the run `params.start`, or `params.model` when start is ""."""
+    lesson, model = _param(params, "start", ""), _param(params, "model", "")
+    if not lesson:
+        return model
+    run = Run(checkpoints.run_folder(run_name(lesson, model)), params)
+    if not run.finished:
+        raise MissingError(f"expected a finished run {run.folder.name}, got none; run "
+                           f'notebooks/{lesson}.ipynb with this model first, or set start="" to '
+                           "begin at the base model")
+    return run.model
 
 
-def _main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+def _param(params, name, default):
+    return (params if isinstance(params, dict) else vars(params)).get(name, default)
 
 
-def start(name, params, *, data=(), base=None, reference=None, allow=()):
-    """Create runs/<name>, or open it again to resume; return its Run.
+def start(params, *, data=(), base=None, reference=None):
+    """Create the folder of a run, or open it again to resume; return its Run.
 
-    params: a lesson's dataclass (or a dict). data: files or Records. base, reference: folders or names for kit.models.
-    allow: keys that may differ from the first start; the new values are then used. Raises SettingsError when the folder
-    is not a run, is in use, or was started with other settings.
+    params: a lesson's Settings (or a dict); `run` and `model` name the folder. data: files or
+    Records. base, reference: names for kit.models. Raises SettingsError when the folder is no run,
+    is in use, cannot be written, or was started with other settings.
     """
-    folder = _folder(name)
-    run = Run(folder, params, allow)
-    if not _main_process():
-        return run  # the first process creates and checks; it meets the others in Run.train
-    fresh = {"params": identity.plain(params), "data": dict(identity.source(item) for item in data),
-             "base": identity.weights(base), "reference": identity.weights(reference)}
-    root().mkdir(parents=True, exist_ok=True)
+    name = run_name(_param(params, "run", ""), _param(params, "model", ""))
+    run = Run(checkpoints.run_folder(name), params)
+    if not distributed.is_first():
+        return run  # process 0 creates and checks; the others meet it in Run.train
+    task = _param(params, "task", "")
+    task = Path(tasks.load(task, check=False).file) if task else None
+    fresh = {"params": fingerprint.plain(params),
+             "data": dict(fingerprint.source(item) for item in data),
+             "base": fingerprint.weights(base and models.find(base)),
+             "reference": fingerprint.weights(reference and models.find(reference)),
+             "task": task and dict([fingerprint.source(task)])}
     try:
-        folder.mkdir()
-    except FileExistsError:
-        if not run.facts and {path.name for path in folder.iterdir()} - {"lock", ".run.json.tmp"}:
-            raise SettingsError("a new folder or a run was expected, other files came; choose another name or delete "
-                                "the folder", file=checkpoints.shown(folder)) from None
-    checkpoints.lock(folder)
-    for leftover in [*folder.glob(".old-*"), *folder.glob(".saving"), *folder.glob(".model")]:
-        shutil.rmtree(leftover)
-    if run.facts:
-        try:
-            run._same(fresh)
-        except SettingsError:
-            checkpoints.unlock(folder)
-            raise
-    else:
-        run.facts = {"name": folder.name, "id": uuid.uuid4().hex, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                     **fresh, "seed": run.seed, "world_size": int(os.environ.get("WORLD_SIZE", "1")), "settings": {},
-                     "versions": identity.environment(), "changes": []}
+        run.folder.mkdir(parents=True, exist_ok=True)
+        run.open(fresh, task)
+    except OSError as error:
+        raise SettingsError(f"expected a folder that can be written, got {error.strerror!r}; set "
+                            "KIT_RUNS to another folder", file=run.place) from None
     return run
 
 
 def metrics(run) -> list:
-    """Rows of a run's metrics.jsonl as dicts, one a step; run is a Run or a name."""
-    folder = run.folder if isinstance(run, Run) else _folder(run)
-    try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
-        raise MissingError("no metrics are there; train the run first", file=checkpoints.shown(folder)) from None
-    return [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may still be being written
+    """Return the rows of a run's metrics.jsonl as dicts, one per step; run is a Run or a name."""
+    file = (run.folder if isinstance(run, Run) else find(run)) / "metrics.jsonl"
+    if not file.is_file():
+        raise MissingError("expected metrics.jsonl, got none; train the run first",
+                           file=checkpoints.short(file.parent))
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half
 
 
-def _write_model(trainer, tokenizer, folder):
-    """Write the trained model with tokenizer and stop ids; an adapter is merged into a copy of its base."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    processes.finite(model, trainer.state.global_step)
-    stops = model.generation_config.eos_token_id
-    stops = stops if isinstance(stops, list) else [stops]
-    model.generation_config.eos_token_id = sorted({*stops, tokenizer.eos_token_id} - {None})
-    trained = processes.whole(trainer)
-    if trainer.is_world_process_zero():
-        trained.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+def _warnings(rows) -> list:
+    """Return a sentence when DPO made the chosen replies less likely too."""
+    logps = [row["logps/chosen"] for row in rows if "logps/chosen" in row]
+    tenth = max(1, len(logps) // 10)
+    first, last = (sum(part) / tenth for part in (logps[:tenth], logps[-tenth:]))
+    return [f"log-probability of the chosen replies fell from {first:.1f} to {last:.1f} nats; "
+            "lower learning_rate or add an SFT term"] if logps and last < first - FALL else []
 
 
 class Run:
-    """A run folder; made by `start`."""
+    """A run folder; `start` makes it."""
 
-    def __init__(self, folder, params, allow=()):
-        self.folder, self.params, self.allow = folder, params, set([allow] if isinstance(allow, str) else allow)
-        self.seed = self._param("seed", 0)
+    def __init__(self, folder, params):
+        self.folder, self.params, self.seed = Path(folder), params, _param(params, "seed", 0)
+        self.model, self.place = self.folder / "model", checkpoints.short(folder)
+        self.lock = self.progress = None
 
     def __repr__(self):
         return f"Run({self.folder.name}, {'finished' if self.finished else 'not finished'})"
 
     @property
     def facts(self) -> dict:
-        """run.json."""
-        return checkpoints.read_json(self.folder / "run.json")
-
-    @facts.setter
-    def facts(self, value):
-        checkpoints.write_json(self.folder / "run.json", value)
+        """run.json; {} when it is missing or damaged."""
+        facts = checkpoints.read_json(self.folder / "run.json")
+        sound = all(isinstance(facts.get(key), kind) for key, kind in FACTS.items())
+        return facts if sound else {}
 
     @property
-    def model(self) -> Path:
-        """Folder of the trained model with its tokenizer."""
-        return self.folder / "model"
+    def id(self) -> str:
+        return self.facts["id"]
 
     @property
     def report(self) -> dict:
@@ -126,122 +126,179 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return "weights_sha256" in self.report and self.model.is_dir()
+        return isinstance(self.report.get("weights_sha256"), str) and self.model.is_dir()
 
     def add(self, **fields):
-        """Merge fields into report.json; only the first process writes."""
-        if _main_process():
-            checkpoints.write_json(self.folder / "report.json", {**self.report, **identity.plain(fields)})
+        """Merge fields into report.json; process 0 writes, and only what is new."""
+        report = {**self.report, **fingerprint.plain(fields)}
+        if distributed.is_first() and report != self.report:
+            checkpoints.write_json(self.folder / "report.json", report)
 
-    def _param(self, name, default):
-        params = self.params if isinstance(self.params, dict) else vars(self.params)
-        return params.get(name, default)
+    def open(self, fresh, task):
+        """Take the lock; write run.json and task.py, or compare with the run.json that is there."""
+        self.lock = checkpoints.lock(self.folder)
+        if self.facts:
+            return self._compare(fresh)
+        names = {path.name for path in self.folder.iterdir()}
+        if names - {"lock", "task.py", ".run.json.tmp"}:
+            raise SettingsError("expected a new folder or a run, got other files or a damaged "
+                                "run.json; choose another name or delete the folder",
+                                file=self.place)
+        if task and task.suffix == ".py":
+            shutil.copyfile(task, self.folder / "task.py")
+        self._write({"name": self.folder.name, "id": uuid.uuid4().hex, **fresh, "settings": {},
+                     "created": time.strftime("%FT%T%z"), "seed": self.seed,
+                     "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+                     "versions": fingerprint.environment()})
 
-    def settings(self, *, save_steps=None, report_to=None) -> dict:
-        """The trainer arguments that belong to the run: `SFTConfig(**run.settings(), ...)`.
+    def _write(self, facts):
+        checkpoints.write_json(self.folder / "run.json", facts)
 
-        seed, save_steps and report_to come from the parameters of the same names when they have them.
-        """
-        report_to = report_to or self._param("report_to", "none")
-        return {"output_dir": str(self.folder), "run_name": self.folder.name, "seed": self.seed, "data_seed": self.seed,
-                "save_strategy": "steps", "save_steps": save_steps or self._param("save_steps", 100),
-                # A NaN must reach us: the filter would log the mean of the steps before in its place.
+    def _compare(self, fresh):
+        """Refuse what differs from run.json; the first trainer of a run adds its settings."""
+        facts = self.facts
+        changes = fingerprint.changed({key: facts.get(key) for key in fresh}, fresh)
+        if "settings" in fresh and not facts["settings"]:
+            self._write({**facts, **fresh})
+        elif changes:
+            raise SettingsError("expected the settings of this run's start, got others "
+                                f"({'; '.join(changes)}); choose another name or delete the folder",
+                                file=self.place)
+
+    def settings(self) -> dict:
+        """Return the trainer arguments of the run: `SFTConfig(**run.settings(), ...)`."""
+        from kit.engine.recorder import reporters
+
+        patches.checkpointing_name()
+        return {"output_dir": str(self.folder), "run_name": self.folder.name,
+                "seed": self.seed, "data_seed": self.seed, "disable_tqdm": True,
+                "save_strategy": "steps", "save_steps": _param(self.params, "save_steps", 100),
+                # A NaN must show: the filter would log the mean of the steps before it.
                 "logging_strategy": "steps", "logging_steps": 1, "logging_nan_inf_filter": False,
-                "disable_tqdm": True, "report_to": identity.reporters(report_to, self.folder)}
+                "report_to": reporters(_param(self.params, "report_to", "none"))}
 
-    def train(self, trainer, tokenizer, *, first_loss=None):
-        """Train, or go on from the newest checkpoint that verifies, then write model/ and the sums of report.json.
+    def train(self, trainer, tokenizer, *, first_loss=None, validate=None):
+        """Train, or go on from the newest whole checkpoint, then write model/ and report.json.
 
-        trainer: TRL's SFTTrainer or DPOTrainer, built with `**run.settings()`. first_loss: expected loss of step 1
-        within 1e-3 nats, `math.log(2)` for DPO. A finished run only says so. Raises DivergedError, CheckpointError,
+        trainer: TRL's trainer, built with `**run.settings()`. first_loss: expected loss of step 1
+        within 1e-3 nats, `math.log(2)` for DPO. validate: a function of the model that returns its
+        validation loss in nats. A finished run only says so. Raises DivergedError, CheckpointError,
         SettingsError, and Stopped after a signal.
         """
-        from kit import training
-        from kit.recorder import Recorder  # seconds of import, which reading a run's metrics does not need
+        import torch
 
-        self._check(trainer.args)
-        trainer.args.hub_token = None  # the run never uploads, and nothing it writes may hold a token
-        main = trainer.is_world_process_zero()
+        from kit.engine.recorder import Recorder
+
+        main, self.progress = trainer.is_world_process_zero(), show.progress(self.folder.name, 0)
+        trainer.args.hub_token = None  # the run never uploads; nothing it writes may hold a token
+        recorder = Recorder(self, trainer, first_loss, validate,
+                            eval_steps=_param(self.params, "eval_steps", 0),
+                            keep_best=_param(self.params, "keep", "last") == "best")
         try:
+            self.progress.note("checking")
             if main:
-                checkpoints.lock(self.folder)
-                self._same({"settings": identity.settings(trainer, tokenizer)})
-            processes.meet(self.folder)
-            if self.finished:
-                if main:
-                    print(f"{self.folder.name} is finished ({self.report['steps']} steps); nothing was trained")
-                return
-            training.enforce(trainer, tokenizer)
-            shares.share_last_rows(trainer)
-            recorder = Recorder(self, trainer, first_loss)
-            with processes.watched(self.folder):
-                steps = recorder.train(self._newest(trainer))
-            if steps >= trainer.state.max_steps:
-                self._finish(trainer, tokenizer, recorder)
-            if recorder.stop or recorder.signal:
-                raise self._stopped(steps, trainer.state.max_steps, recorder.signal)
+                self.lock = checkpoints.lock(self.folder)
+                self._check(trainer, tokenizer)
+            distributed.meet(self.folder)
+            if not distributed.from_first(main and self._is_done()):
+                with distributed.watched(self.folder), \
+                        checkpoints.full_disk(self.folder, recorder.needed()):
+                    self._train(trainer, tokenizer, recorder)
+        except torch.OutOfMemoryError:
+            raise SettingsError(speed.advice(trainer), file=self.place) from None
         finally:
-            if main:
-                checkpoints.unlock(self.folder)
+            self.progress.finish("")
+            if self.lock:
+                self.lock.release()
 
-    def _check(self, args):
-        wrong = identity.unfit(args, self.settings(save_steps=args.save_steps, report_to="none"))
-        if wrong:
-            raise SettingsError(f"the run sets or rules out {', '.join(wrong)}; build the trainer's config with "
-                                "`**run.settings()` and without them", file=checkpoints.shown(self.folder))
+    def _check(self, trainer, tokenizer):
+        """Compare the trainer with the run's settings and first start, its model with the base."""
+        own = fingerprint.unfit(trainer.args, {**self.settings(),
+                                               "save_steps": trainer.args.save_steps})
+        if own:
+            raise SettingsError("expected a trainer with `**run.settings()`, got its own "
+                                f"{', '.join(own)}; remove these arguments", file=self.place)
+        self._compare({"settings": fingerprint.settings(trainer, tokenizer)})
+        base = (self.facts.get("base") or {}).get("weights_sha256")
+        loaded = getattr(trainer.model, "loaded_sha256", None)
+        if base and loaded and base != loaded:
+            raise SettingsError(f"expected a model with the weights {base[:12]} of the base, got "
+                                f"{loaded[:12]}; load the base again", file=self.place)
 
-    def _newest(self, trainer):
-        """The checkpoint to resume from, chosen by the first process for all, or None."""
-        from accelerate.utils import broadcast_object_list
+    def _is_done(self) -> bool:
+        """Return whether model/ is the finished one of report.json; say so."""
+        if not self.finished:
+            return False
+        with contextlib.suppress(CheckpointError):
+            if self.report["weights_sha256"] == checkpoints.weights_sha256(self.model):
+                print(f"{self.folder.name} is finished ({self.report.get('steps')} steps); "
+                      "nothing was trained")
+                return True
+        print(f"{self.folder.name}: model/ is damaged, so it is written again")
+        return False
 
-        chosen = [None]
-        if trainer.is_world_process_zero():
-            facts, now = self.facts, identity.environment()
-            path, lines = checkpoints.newest(self.folder, facts["id"])
-            if lines and path is None:
-                raise CheckpointError(f"no checkpoint can be used ({'; '.join(lines)}); delete the checkpoint "
-                                      "folders to start from step 0", file=checkpoints.shown(self.folder))
-            if path:
-                other = [f"{key}: {old} -> {now[key]}" for key, old in facts["versions"].items() if now[key] != old]
-                print("; ".join([*lines, f"resuming from {path.name}"]
-                                + [f"equal steps, but not to the last bit ({', '.join(other)})"] * bool(other)))
-            chosen = [path]
-        return broadcast_object_list(chosen)[0]
+    def _train(self, trainer, tokenizer, recorder):
+        from kit.engine.recorder import wandb_run
 
-    def _stopped(self, steps, of, number):
-        error = Stopped(f"stopped after step {steps} of {of}, which is saved; run this again to go on",
-                        file=checkpoints.shown(self.folder))
-        error.exit_code = 128 + (number or 15)
-        return error
+        main, report_to = trainer.is_world_process_zero(), contextlib.nullcontext()
+        checkpoint = distributed.from_first(self._newest() if main else None)
+        if main and "wandb" in trainer.args.report_to:
+            report_to = wandb_run(self.folder, fingerprint.plain(self.params))
+        distributed.share_last_rows(trainer)
+        with report_to:
+            steps = recorder.train(checkpoint)
+        total, number = trainer.state.max_steps, recorder.signal
+        if steps >= total:
+            self._finish(trainer, tokenizer, recorder)
+        if recorder.stop or number:
+            error = Stopped(f"stopped after step {steps} of {total}, which is saved; run this "
+                            "again to go on", file=self.place)
+            error.exit_code = 128 + (number or 15)
+            raise error
+
+    def _newest(self):
+        """Return the checkpoint to resume from, or None; print what changed since then."""
+        now, versions = fingerprint.environment(), self.facts["versions"]
+        path, lines = checkpoints.newest(self.folder, self.id)
+        other = [f"{key}: {versions.get(key)} -> {value}" for key, value in now.items()
+                 if versions.get(key) != value]
+        if path:
+            lines.append(f"resuming from {path.name}")
+            lines += [f"equal steps, but not to the last bit ({', '.join(other)})"] * bool(other)
+        if lines:
+            print("; ".join(lines))
+        return path
 
     def _finish(self, trainer, tokenizer, recorder):
         """Write model/ whole, then report.json, whose weights_sha256 marks the run as finished."""
-        temporary = self.folder / ".model"
-        with recorder.room(temporary, recorder.weights()):
-            _write_model(trainer, tokenizer, temporary)
+        best, temporary = recorder.best_step(), self.folder / ".model"
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        distributed.finite(model, trainer.state.global_step)
+        stops = model.generation_config.eos_token_id
+        stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id}
+        model.generation_config.eos_token_id = sorted(stops - {None})
+        trained = distributed.whole(trainer)
         if trainer.is_world_process_zero():
-            shutil.rmtree(self.model, ignore_errors=True)
+            for folder in (temporary, self.model):
+                shutil.rmtree(folder, ignore_errors=True)
+            trained.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
             os.rename(temporary, self.model)
-            rows, seconds = metrics(self), time.monotonic() - recorder.begun
-            self.add(steps=len(rows), tokens=sum(row["tokens"] for row in rows), loss_first=rows[0]["loss"],
-                     loss_last=rows[-1]["loss"], seconds=round(seconds, 3),
-                     weights_sha256=checkpoints.weights_sha256(self.model))
-            before = f" ({recorder.first_step} of them before)" if recorder.first_step else ""
-            print(f"trained {len(rows)} steps{before} in {seconds:.0f} s, loss {rows[0]['loss']:.4f} -> "
-                  f"{rows[-1]['loss']:.4f}")
+            model.loaded_sha256 = checkpoints.weights_sha256(self.model)  # no longer the base's
+            self._report(recorder, best, model.loaded_sha256)
         trainer.accelerator.wait_for_everyone()
 
-    def _same(self, fresh):
-        """Compare with run.json, refuse what changed and is not allowed, keep the new values of what is."""
-        facts = self.facts
-        if "settings" in fresh and not facts["settings"]:
-            self.facts = {**facts, **fresh}
-            return
-        changed = identity.changed({key: facts[key] for key in fresh}, fresh)
-        refused = [text for key, text in changed.items() if key not in self.allow]
-        if refused:
-            raise SettingsError(f"this run was started with other settings ({'; '.join(refused)}); choose another "
-                                "name, delete the folder, or go on with the new values by allow=(...)",
-                                file=checkpoints.shown(self.folder))
-        if changed:
-            self.facts = {**facts, **fresh, "changes": [*facts["changes"], *changed.values()]}
+    def _report(self, recorder, best, sha256):
+        """Write the results into report.json and print them in one sentence."""
+        rows, losses = recorder.rows, recorder.validated()
+        fields = {"best_step": best} if best else {}
+        if losses:
+            fields["validation_loss"] = losses[best or max(losses)]
+        if warnings := _warnings(rows):
+            fields["warnings"] = warnings
+        seconds, first, last = time.monotonic() - recorder.begin, rows[0]["loss"], rows[-1]["loss"]
+        self.add(steps=len(rows), tokens=sum(row["tokens"] for row in rows), loss_first=first,
+                 loss_last=last, seconds=round(seconds, 3), **fields, weights_sha256=sha256)
+        before = f" ({recorder.first_step} of them before)" if recorder.first_step else ""
+        print(*warnings, f"trained {len(rows)} steps{before} in {seconds:.0f} s, loss {first:.4f} "
+              f"-> {last:.4f}", sep="\n")

@@ -1,24 +1,23 @@
-"""Scores of generated replies: each with n and a 95% interval, judged by the task module, never by string.
-
-`python -m kit.scoring MODEL [MODEL ...]` prints the scoreboard, see kit.commands.
-"""
+"""Scores of replies: n and a 95% interval, judged by the task. `kit score` prints them."""
 
 import contextlib
-import csv
-import json
 import math
-import sys
+import statistics
+import time
+from collections import Counter
 from dataclasses import dataclass
 
-from kit import chat, decoding, records
-from kit.errors import DataError, exit_code
+from kit import chat, show, tasks
+from kit.engine import generation
+from kit.errors import SettingsError
 
 Z95 = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+PATIENCE = 5  # seconds of generation before progress is shown
 
 
 @dataclass(frozen=True)
 class Score:
-    """`hits` of `n` with the Wilson interval [low, high] (Wilson 1927, eq. 4 in Brown, Cai & DasGupta 2001)."""
+    """`hits` of `n` with their interval (Wilson 1927; eq. 4 of Brown, Cai & DasGupta 2001)."""
 
     hits: int
     n: int
@@ -31,9 +30,9 @@ class Score:
     def interval(self):
         if not self.n:
             return math.nan, math.nan
-        centre = (self.rate + Z95**2 / (2 * self.n)) / (1 + Z95**2 / self.n)
-        half = Z95 / (1 + Z95**2 / self.n) * math.sqrt(self.rate * (1 - self.rate) / self.n + Z95**2 / (4 * self.n**2))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        centre, shrink = self.rate + Z95**2 / (2 * self.n), 1 + Z95**2 / self.n
+        half = Z95 * math.sqrt(self.rate * (1 - self.rate) / self.n + Z95**2 / (4 * self.n**2))
+        return max(0.0, (centre - half) / shrink), min(1.0, (centre + half) / shrink)
 
     def __str__(self):
         low, high = self.interval
@@ -45,26 +44,62 @@ class Score:
 
 
 def score(hits):
-    """Score of a sequence of booleans."""
+    """Return the Score of a sequence of booleans."""
     hits = list(hits)
     return Score(sum(map(bool, hits)), len(hits))
 
 
 def paired_difference(before, after):
-    """(difference, low, high) of two sequences over the same rows; 95%, normal approximation.
+    """Return (difference, low, high) of two sequences over the same rows, with 95%.
 
-    An item is a boolean, or the rate of a row's samples or seeds: those of one row count as one. The variance is that
-    of the per-row differences, so rows on which both agree cost nothing (McNemar 1947).
+    Booleans: method 10 of Newcombe (1998), Statistics in Medicine 17, 2635-2650. With the Wilson
+    limits (l, u) of each rate p and the correlation phi of the pairs, p2 - p1 is between
+        p2 - p1 - sqrt((p2 - l2)^2 - 2 phi (p2 - l2) (u1 - p1) + (u1 - p1)^2)   and
+        p2 - p1 + sqrt((u2 - p2)^2 - 2 phi (u2 - p2) (p1 - l1) + (p1 - l1)^2).
+    phi = (ad - bc) / sqrt((a+b)(c+d)(a+c)(b+d)) of the counts a (both right), b (lost), c (gained)
+    and d (both wrong), where a positive ad - bc loses n/2 but stays at least 0, as in the paper.
+    Rows without any difference give an interval around 0, never [0, 0].
+
+    Rates over a row's samples or seeds: the mean difference and the t interval, at least +- 3/n.
+    This floor is ours, not in a paper: by the rule of three, up to 3/n of all rows may differ where
+    none of n did.
     """
-    deltas = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
-    n, mean = len(deltas), sum(deltas) / len(deltas)
-    half = Z95 * math.sqrt(sum((d - mean) ** 2 for d in deltas) / n / max(n - 1, 1))
-    return mean, mean - half, mean + half
+    pairs = [(float(b), float(a)) for b, a in zip(before, after, strict=True)]
+    if not pairs:
+        return math.nan, math.nan, math.nan
+    if all(value in (0, 1) for pair in pairs for value in pair):
+        return _newcombe(Counter(pairs))
+    deltas, n = [a - b for b, a in pairs], len(pairs)
+    mean = sum(deltas) / n
+    half = max(_t95(n - 1) * statistics.stdev(deltas) / math.sqrt(n), 3 / n) if n > 1 else 2
+    return mean, max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def _newcombe(counts):
+    """Return paired_difference of {(before, after): count}."""
+    a, b, c, d = counts[1, 1], counts[1, 0], counts[0, 1], counts[0, 0]
+    first, second, n = Score(a + b, a + b + c + d), Score(a + c, a + b + c + d), a + b + c + d
+    (l1, u1), (l2, u2), p1, p2 = first.interval, second.interval, first.rate, second.rate
+    product, cross = (a + b) * (c + d) * (a + c) * (b + d), a * d - b * c
+    cross = max(cross - n / 2, 0) if cross > 0 else cross
+    phi = cross / math.sqrt(product) if product else 0.0
+    low = (p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2
+    high = (u2 - p2) ** 2 - 2 * phi * (u2 - p2) * (p1 - l1) + (p1 - l1) ** 2
+    return p2 - p1, p2 - p1 - math.sqrt(low), p2 - p1 + math.sqrt(high)
+
+
+def _t95(df):
+    """Return the two-sided 95% quantile of Student's t, by Abramowitz & Stegun 26.7.5."""
+    z = Z95
+    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+             (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    exact = {1: 12.706, 2: 4.303}  # where the series is too short; then it is off by at most 0.02
+    return exact.get(df) or sum(term / df**power for power, term in enumerate(terms))
 
 
 @contextlib.contextmanager
 def _generating(model):
-    """Evaluation mode with the cache on, whatever training left behind; both restored."""
+    """Evaluation mode with the cache on, whatever training left behind; both are restored."""
     training, use_cache = model.training, model.config.use_cache
     model.eval().config.use_cache = True
     try:
@@ -74,57 +109,77 @@ def _generating(model):
         model.config.use_cache = use_cache
 
 
-def generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=128, temperature=0.0, seed=0):
-    """Texts that follow the id lists `prompts`, greedy by default, in their order.
-
-    Prompts are batched by length; each text ends before its first stop token.
-    """
+def _generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=128, temperature=0.0,
+              seed=0):
+    """Return (text, whether it reached max_new_tokens) of each prompt."""
     import torch
 
-    order, texts = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i])), [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
+    made = [None] * len(prompts)
     torch.manual_seed(seed)
+    stop, begin, progress = chat.stop_token(tokenizer), time.monotonic(), None
     with _generating(model), torch.no_grad():
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            made = decoding.decode(model, [prompts[i] for i in rows], stop=tokenizer.eos_token_id,
-                                   pad=tokenizer.pad_token_id, max_new_tokens=max_new_tokens, temperature=temperature)
-            for i, ids in zip(rows, made, strict=True):
-                texts[i] = chat.decode_reply(tokenizer, ids)
-    return texts
+            replies = generation.decode(model, [prompts[i] for i in rows], stop=stop,
+                                        pad=tokenizer.pad_token_id, temperature=temperature,
+                                        max_new_tokens=max_new_tokens)
+            for i, ids in zip(rows, replies, strict=True):
+                cut = len(ids) == max_new_tokens and stop not in ids
+                made[i] = chat.decode_reply(tokenizer, ids), cut
+            if progress is None and time.monotonic() - begin > PATIENCE:
+                progress = show.progress("scoring", len(prompts), unit="question")
+            if progress:
+                progress.update(start + len(rows))
+    if progress:
+        progress.finish(f"{len(prompts)} replies in {time.monotonic() - begin:.0f} s")
+    return made
+
+
+def generate(model, tokenizer, prompts, **options):
+    """Return the texts that follow the id lists `prompts`; each ends before its stop token.
+
+    options: max_new_tokens (48), batch_size (128; prompts are batched by length), temperature
+    (0: greedy), seed (0).
+    """
+    return [text for text, _ in _generate(model, tokenizer, prompts, **options)]
 
 
 def replies(model, tokenizer, conversations, **options):
-    """Replies to conversations that end with a user turn. Options as in `generate`."""
+    """Return replies to conversations that end with a user turn. Options as in `generate`."""
     prompts = [e.input_ids for e in chat.encode_chats(tokenizer, conversations, reply_next=True)]
     return generate(model, tokenizer, prompts, **options)
 
 
 def completions(model, tokenizer, prompts, **options):
-    """Completions of plain text prompts. Options as in `generate`."""
+    """Return completions of plain text prompts. Options as in `generate`."""
     return generate(model, tokenizer, chat.encode_text(tokenizer, prompts), **options)
 
 
 def bits_per_byte(model, tokenizer, texts, *, max_length=512, batch_size=16):
-    """Mean bits the model needs per UTF-8 byte of `texts`: comparable between tokenizers, lower is better."""
+    """Return the mean bits per UTF-8 byte of `texts`, lower is better, whatever the tokenizer."""
     import torch
 
     where, nats = next(model.parameters()).device, 0.0
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    bos = tokenizer.bos_token_id
+    start = tokenizer.eos_token_id if bos is None else bos
     rows = [[start, *ids[:max_length]] for ids in chat.encode_text(tokenizer, texts)]
-    size = sum(len(tokenizer.decode(r[1:], clean_up_tokenization_spaces=False).encode()) for r in rows)
+    size = sum(len(tokenizer.decode(r[1:], clean_up_tokenization_spaces=False).encode())
+               for r in rows)
     rows.sort(key=len)
     with _generating(model), torch.no_grad():
         for at in range(0, len(rows), batch_size):
             batch = [torch.tensor(r) for r in rows[at : at + batch_size]]
             labels = torch.nn.utils.rnn.pad_sequence(batch, True, chat.IGNORED).to(where)
             logits = model(input_ids=labels.clamp(min=0)).logits[:, :-1].float()
-            nats += torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(),
-                                                      ignore_index=chat.IGNORED, reduction="sum").item()
+            nats += torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=chat.IGNORED,
+                reduction="sum").item()
     return nats / math.log(2) / size
 
 
 def logps(model, tokenizer, pairs, *, batch_size=32):
-    """Summed log-probability (nats) of chosen and rejected given the prompt: two tensors of shape (pairs,)."""
+    """Return the log-probability (nats) of each chosen and each rejected: two (pairs,) tensors."""
     import torch
 
     where, sums = next(model.parameters()).device, {"chosen": [], "rejected": []}
@@ -133,104 +188,107 @@ def logps(model, tokenizer, pairs, *, batch_size=32):
             for side, out in sums.items():
                 rows = [(p["prompt_ids"], p[f"{side}_ids"]) for p in pairs[at : at + batch_size]]
                 pad = torch.nn.utils.rnn.pad_sequence
-                ids = pad([torch.tensor(p + c) for p, c in rows], True, 0).to(where)
-                trained = pad([torch.tensor([0] * len(p) + [1] * len(c)) for p, c in rows], True, 0).to(where)
-                every = torch.log_softmax(model(input_ids=ids).logits[:, :-1].float(), -1)
-                out.append((every.gather(-1, ids[:, 1:, None])[..., 0] * trained[:, 1:]).sum(1).cpu())
+                ids = pad([torch.tensor([*p, *c]) for p, c in rows], True, 0).to(where)
+                mask = pad([torch.tensor([0] * len(p) + [1] * len(c)) for p, c in rows], True, 0)
+                logps = torch.log_softmax(model(input_ids=ids).logits[:, :-1].float(), -1)
+                logps = logps.gather(-1, ids[:, 1:, None])[..., 0] * mask[:, 1:].to(where)
+                out.append(logps.sum(1).cpu())
     return torch.cat(sums["chosen"]), torch.cat(sums["rejected"])
 
 
 @dataclass(frozen=True)
-class Question:
-    """A conversation that ends with a user turn, the scoreboard line it counts for, and what `judge` must know."""
-
-    messages: list
-    group: str
-    facts: dict
-
-
-def read_questions(task, test=None, phrases=None):
-    """Questions of a test file (JSONL: messages and the facts for `task.judge`) and of a phrase file ("by hand").
-
-    A phrase file is TSV: a phrase, then what `task.judge` takes. Without the header `phrase`, the second column is
-    the right reply.
-    """
-    questions = []
-    if test is not None:
-        with open(records.find(test), encoding="utf-8") as lines:
-            for row in map(json.loads, lines):
-                messages = row.pop("messages")
-                row.pop("held_out", None)
-                questions.append(Question(messages, task.GROUPS[row["kind"]], row))
-    if phrases is not None:
-        questions += _phrases(task, phrases)
-    return questions
-
-
-def _phrases(task, file):
-    """Questions of a phrase file; raises DataError with the line of a row that cannot be judged."""
-    with open(records.find(file), encoding="utf-8-sig", newline="") as lines:
-        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-    named = bool(rows) and rows[0][:1] == ["phrase"]
-    names = rows[0] if named else ["phrase", "right reply"]
-    for at, row in enumerate(rows[named:], 1 + named):
-        if not row:
-            continue
-        if len(row) != len(names) or not row[0].strip():
-            raise DataError(f"expected {names}, got {row}", file=str(file), line=at)
-        facts = {"kind": task.KINDS[0], **dict(zip(names[1:], row[1:], strict=True))} if named else task.facts(row[1])
-        try:
-            task.judge(row[1], **facts)
-        except DataError as error:
-            raise DataError(error.message, file=str(file), line=at) from None
-        messages = [{"role": "system", "content": task.SYSTEM}, {"role": "user", "content": row[0]}]
-        yield Question(messages, "by hand", facts)
-
-
-@dataclass(frozen=True)
 class Results:
-    """Questions, the model's replies, and the task's verdicts (`valid`, `correct`) with `preferred`."""
+    """Questions with the model's replies and flags; preferred is None for a task without `prefers`.
+
+    cut: how many replies reached max_new_tokens, so that their end is missing.
+    """
 
     questions: list
     texts: list
-    verdicts: list
-    liked: list
+    correct: list
+    preferred: list | None
+    cut: int = 0
 
     @property
     def groups(self):
         return list(dict.fromkeys(q.group for q in self.questions))
 
-    def hits(self, group, what="correct"):
-        """One boolean a question of `group`; `what` is "correct", "valid" or "preferred"."""
-        flags = self.liked if what == "preferred" else [getattr(v, what) for v in self.verdicts]
-        return [flag for flag, q in zip(flags, self.questions, strict=True) if group in (None, q.group)]
+    def hits(self, group=None, what="correct"):
+        """Return one boolean per question of `group` (None: of all), "correct" or "preferred"."""
+        flags = zip(getattr(self, what), self.questions, strict=True)
+        return [flag for flag, q in flags if group in (None, q.group)]
 
     def scores(self):
-        """{line of the scoreboard: Score}: correct by group, and preferred over all."""
-        return {g: score(self.hits(g)) for g in self.groups} | {"preferred": score(self.liked)}
+        """Return {line of the scoreboard: Score}: correct by group, then preferred over all."""
+        liked = {} if self.preferred is None else {"preferred": score(self.preferred)}
+        return {group: score(self.hits(group)) for group in self.groups} | liked
 
     def as_dict(self):
         return {name: s.as_dict() for name, s in self.scores().items()}
 
     def misses(self, group=None):
-        """(question, text, verdict) of each wrong reply."""
-        return [(q, t, v) for q, t, v in zip(self.questions, self.texts, self.verdicts, strict=True)
-                if not v.correct and group in (None, q.group)]
+        """Return (question, text) of each wrong reply."""
+        rows = zip(self.questions, self.texts, self.correct, strict=True)
+        return [(q, text) for q, text, correct in rows if not correct and group in (None, q.group)]
+
+    def kinds(self, task):
+        """Return {(kind of the right reply, kind of the model's): count}, for a confusion table."""
+        pairs = zip(self.questions, self.texts, strict=True)
+        return Counter((task.kind(q.right), task.kind(text)) for q, text in pairs)
 
 
-def judged(questions, texts, task):
-    """Results of replies that are already there."""
+def judged(questions, texts, task, cut=0):
+    """Return the Results of replies that are already there."""
     pairs = list(zip(questions, texts, strict=True))
-    return Results(questions, texts, [task.judge(t, **q.facts) for q, t in pairs],
-                   [task.preferred(t, **q.facts) for q, t in pairs])
+    flags = [[tasks.accepts(task, text, q, judge) for q, text in pairs] if judge else None
+             for judge in (task.judge, task.prefers)]
+    return Results(questions, texts, *flags, cut)
 
 
-def evaluate(model, tokenizer, questions, task, **options):
-    """Greedy replies to `questions`, judged by `task`. Options as in `generate`."""
-    return judged(questions, replies(model, tokenizer, [q.messages for q in questions], **options), task)
+def evaluate(model, tokenizer, questions, task, *, separator=None, **options):
+    """Return the Results of greedy replies to `questions`. Options as in `generate`.
+
+    max_new_tokens is the task's unless it is an option. separator: complete the last user turn +
+    separator, as lesson 02 trains it, instead of replying in a chat.
+    """
+    if separator is None:
+        rows = chat.encode_chats(tokenizer, [q.messages for q in questions], reply_next=True)
+        prompts = [row.input_ids for row in rows]
+    else:
+        texts = [q.messages[-1]["content"] + separator for q in questions]
+        prompts = chat.encode_text(tokenizer, texts)
+    options = {"max_new_tokens": task.max_new_tokens} | options
+    ids, at = max(zip(map(len, prompts), range(len(prompts)), strict=True), default=(0, 0))
+    if ids > (room := _room(model, options["max_new_tokens"])):
+        file, line = questions[at].place
+        raise SettingsError(f"expected a question of at most {room} ids, got {ids}; shorten it, or "
+                            "lower max_new_tokens", file=file, line=line)
+    texts, cut = zip(*_generate(model, tokenizer, prompts, **options), strict=True)
+    return judged(questions, list(texts), task, sum(cut))
 
 
-if __name__ == "__main__":
-    from kit import commands
+def _room(model, max_new_tokens):
+    return getattr(model.config, "max_position_embeddings", 1 << 30) - max_new_tokens
 
-    sys.exit(exit_code(commands.score))
+
+def answer(model, tokenizer, messages, text, *, max_new_tokens=48, temperature=0.0, seed=0):
+    """Return `messages` with the user's `text` and the model's reply, for terminal and notebook.
+
+    Where the conversation no longer fits the model's positions, the oldest turns after the system
+    message are left out. Raises SettingsError when `text` alone is too long.
+    """
+    fixed = [message for message in messages[:1] if message["role"] == "system"]
+    turns = [*messages[len(fixed):], {"role": "user", "content": text}]
+    room = _room(model, max_new_tokens)
+
+    def encoded(turns):
+        return chat.encode(tokenizer, [*fixed, *turns], reply_next=True).input_ids
+
+    if (size := len(encoded(turns[-1:]))) > room:
+        raise SettingsError(f"expected a message of at most {max(room, 0)} ids, got {size}; "
+                            "shorten it")
+    while len(ids := encoded(turns)) > room:
+        turns = turns[2:]
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    reply, = generate(model, tokenizer, [ids], **options)
+    return [*fixed, *turns, {"role": "assistant", "content": reply}]

@@ -1,84 +1,36 @@
-"""What makes TRL's trainers as fast as the hardware: layers, head, and how many rows at once. Measured in lesson 07."""
+"""How many rows at once: as many as help and fit, and what to change when they do not. Lesson 11."""
 
-import functools
+from dataclasses import replace
 
-from kit import models
+from kit import memory, models
 from kit.errors import SettingsError
 
-TOKENS = 32_768  # in one micro batch: enough to fill a large GPU with a small model
+TOKENS = 32_768  # ids in one micro batch: enough to fill a large GPU with a small model
+# Columns of a row; the prompt of a DPO pair is computed twice.
+COLUMNS = ("input_ids", "prompt_ids", "prompt_ids", "chosen_ids", "rejected_ids")
 
 
 def checkpointing(model, on=True):
-    """Forget a layer's states after the forward pass and compute them again in the backward pass, or no longer do."""
+    """Switch on or off that activations are computed again in the backward pass."""
     name = f"checkpointing_{'enable' if on else 'disable'}"
-    (getattr(model, f"activation_{name}", None) or getattr(model, f"gradient_{name}"))()  # transformers renamed it
+    # transformers renamed the method
+    (getattr(model, f"activation_{name}", None) or getattr(model, f"gradient_{name}"))()
 
 
 def micro_batch_size(lengths, batch_size, processes=1, tokens=TOKENS):
-    """Largest number of rows at once that divides a step and whose rows hold at most `tokens` ids on average.
+    """Return the largest number of rows at once that divides a step and holds about `tokens` ids.
 
-    lengths: ids of each row. Accumulation does the rest, so the steps stay the same.
+    lengths: ids of each row. Accumulation makes up for fewer rows, so the steps stay the same.
     """
-    mine = batch_size // processes
+    rows = batch_size // processes
     most = max(1, int(tokens * len(lengths) / sum(lengths)))
-    return max(n for n in range(1, mine + 1) if mine % n == 0 and n <= most)
-
-
-@functools.cache
-def trained_ids_head():
-    """TRL's head as one function for a CPU: log-probabilities, entropies and hits of the ids in the loss.
-
-    The same call and numbers as trl.kernels.ChunkedLogProbFunction, which computes the scores twice and in tiles, as a
-    GPU needs it. Entropies carry no gradient. Scaled, capped or biased scores and GPUs stay with TRL's.
-    """
-    import torch
-    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
-
-    class TrainedIds(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, hidden, weight, targets):
-            scores = (hidden @ weight.t()).float()  # under autocast the product alone is in bfloat16
-            log_z, rows = scores.logsumexp(-1), torch.arange(len(targets))
-            logps, hits = scores[rows, targets] - log_z, scores.argmax(-1) == targets
-            p = (scores - log_z[:, None]).exp_()
-            entropy = log_z - torch.linalg.vecdot(p, scores)
-            ctx.save_for_backward(hidden, weight, targets, p)
-            ctx.mark_non_differentiable(entropy, hits)
-            return logps, entropy, hits
-
-        @staticmethod
-        def backward(ctx, grad, *_):
-            hidden, weight, targets, p = ctx.saved_tensors
-            p = p.mul_(-grad[:, None])
-            p[torch.arange(len(targets)), targets] += grad
-            return (p @ weight).to(hidden.dtype), p.t() @ hidden.to(p.dtype), None
-
-    class Head:
-        @staticmethod
-        def apply(hidden, weight, bias, targets, temperature, chunk, softcap, scale, outputs):
-            plain = (bias, softcap, temperature, scale) == (None, None, 1.0, 1.0) and hidden.device.type == "cpu"
-            alike = hidden.dtype == weight.dtype or torch.is_autocast_enabled("cpu")
-            if not (plain and alike) or {"mean_logits", "log_sum_sq_probs"} & set(outputs):
-                return ChunkedLogProbFunction.apply(hidden, weight, bias, targets, temperature, chunk, softcap, scale,
-                                                    outputs)
-            logps, entropy, hits = TrainedIds.apply(hidden, weight, targets)
-            return logps, entropy if "entropy" in outputs else None, None, None, hits if "is_top1" in outputs else None
-
-    return Head
-
-
-def largest(lengths, size, in_order):
-    """Rows of the micro batch with the most ids: one that comes when rows are taken in order, else the longest rows."""
-    if not in_order:
-        return sorted(range(len(lengths)), key=lengths.__getitem__)[-size:]
-    batches = [range(at, min(at + size, len(lengths))) for at in range(0, len(lengths), size)]
-    return list(max(batches, key=lambda batch: sum(lengths[i] for i in batch)))
+    return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= most)
 
 
 def arrays(trainer):
-    """Let rows with labels come as arrays: SFT's collator copies an array, and reads a list number by number.
+    """Store SFT rows as NumPy arrays, because the collator copies lists number by number.
 
-    Meanwhile a GPU waits. DPO's collator joins prompt and reply as lists, so its rows stay lists.
+    Meanwhile a GPU would wait. DPO's collator joins prompt and reply as lists, so its rows stay.
     """
     columns = trainer.train_dataset.column_names or ()
     if "labels" in columns and "prompt_ids" not in columns:
@@ -86,62 +38,138 @@ def arrays(trainer):
 
 
 def fit(trainer):
-    """Try the largest micro batch of `trainer`; while it does not fit into the GPU, take fewer rows at once and say so.
+    """Find a micro batch that fits into the GPU by trying the largest one; print any change.
 
-    Accumulation grows by as much, so the steps stay the same. One row that does not fit is tried again with
-    checkpointing. Raises SettingsError when that does not fit either. Rows come as `arrays` from then on. Does nothing
-    without a GPU.
+    While it does not fit, halve the rows at once and double the accumulation, so the steps stay the
+    same. One row is tried again with checkpointing. Raises SettingsError when that does not fit
+    either. Does nothing without a GPU.
     """
     if models.device() != "cuda":
         return
     arrays(trainer)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return
-    args, asked, checkpointed = trainer.args, trainer.args.per_device_train_batch_size, False
-    while not _tried(trainer):
-        rows = args.per_device_train_batch_size
+    args, checkpointed = trainer.args, False
+    start = rows = args.per_device_train_batch_size
+    while not _fits(trainer):
         if rows > 1:
-            fewer = next(n for n in range(rows // 2, 0, -1) if rows % n == 0)
+            fewer = max(n for n in range(1, rows // 2 + 1) if rows % n == 0)
             args.gradient_accumulation_steps *= rows // fewer
-            args.per_device_train_batch_size = trainer._train_batch_size = fewer
+            args.per_device_train_batch_size = trainer._train_batch_size = rows = fewer
         elif not checkpointed:
             checkpointed = True
             checkpointing(trainer.model)
         else:
-            raise SettingsError("one row and a checkpointed model were expected to fit into the GPU, they do not; "
-                                "lower max_length, or take a smaller model or adapters")
-    if checkpointed or args.per_device_train_batch_size < asked:
-        print(f"{asked} rows at once do not fit into the GPU: {args.per_device_train_batch_size} at once, "
-              f"{args.gradient_accumulation_steps} times a step{', with checkpointing' * checkpointed}; same steps")
+            raise SettingsError(
+                "micro_batch_size: expected that one row with checkpointing fits into the GPU, got "
+                "out of memory; lower max_length, or take a smaller model or LoRA"
+            )
+    if checkpointed or rows < start:
+        words = " and checkpointing" * checkpointed
+        print(
+            f"{start} rows at once do not fit into the GPU: this run takes {rows} at once, "
+            f"{args.gradient_accumulation_steps} times per step{words}; the steps stay the same"
+        )
 
 
-def _tried(trainer):
-    """Whether forward and backward of the largest batch fit beside the optimizer's two moments, on all processes."""
+def _lengths(data):
+    """Return the ids of each row."""
+    columns = [data[name] for name in COLUMNS if name in data.column_names]
+    return [sum(map(len, row)) for row in zip(*columns, strict=True)]
+
+
+def largest(lengths, size, in_order):
+    """Return the rows of the micro batch with the most ids; if not in order, the longest rows."""
+    if not in_order:
+        return sorted(range(len(lengths)), key=lengths.__getitem__)[-size:]
+    starts = range(0, len(lengths), size)
+    start = max(starts, key=lambda start: sum(lengths[start : start + size]))
+    return list(range(start, min(start + size, len(lengths))))
+
+
+def _fits(trainer):
+    """Return whether the largest batch fits beside AdamW's two moments, on every process."""
     import torch
 
     model, args, data = trainer.model, trainer.args, trainer.train_dataset
-    names = [name for name in ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids") if name in data.column_names]
-    lengths = [sum(map(len, row)) for row in zip(*(data[name] for name in names), strict=True)]
-    longest = largest(lengths, args.per_device_train_batch_size, args.train_sampling_strategy == "sequential")
-    trained, fits = sum(p.numel() for p in model.parameters() if p.requires_grad), True
-    state, mode, loss = torch.cuda.get_rng_state(), model.training, None
+    in_order = args.train_sampling_strategy == "sequential"
+    rows = largest(_lengths(data), args.per_device_train_batch_size, in_order)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    state, mode, failed = torch.cuda.get_rng_state(), model.training, 0
+    moments = batch = loss = None
     model.train()
     try:
         moments = torch.empty(2 * trained, device=args.device)
-        batch = trainer._prepare_inputs(trainer.data_collator([data[i] for i in longest]))
+        batch = trainer._prepare_inputs(trainer.data_collator([data[i] for i in rows]))
         with trainer.accelerator.autocast():
             loss = trainer.compute_loss(model, batch)
         loss.backward()
-        del moments
     except torch.OutOfMemoryError:
-        fits = False
-    loss = batch = moments = None
+        failed = 1
+    del loss, batch, moments
     model.zero_grad(set_to_none=True)
     model.train(mode)
     torch.cuda.set_rng_state(state)
-    if not fits:  # what fits is kept: the blocks of the largest batch serve all others without the driver
+    if failed:  # after a success, the allocator's blocks serve all smaller batches
         torch.cuda.empty_cache()
     trainer._metrics["train"].clear()
     trainer._total_train_tokens = 0
-    failed = trainer.accelerator.reduce(torch.tensor([int(not fits)], device=args.device), "sum")
-    return int(failed) == 0
+    total = trainer.accelerator.reduce(torch.tensor([failed], device=args.device), "sum")
+    return int(total) == 0
+
+
+def training_of(trainer):
+    """Return the memory.Training of a TRL trainer."""
+    args, data = trainer.args, trainer.train_dataset
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    dpo = "prompt_ids" in (data.column_names or ())
+    rows = _lengths(data) if hasattr(data, "num_rows") else [args.max_length or 1024]
+    narrow = next(p for p in model.parameters() if p.ndim > 1).element_size() == 2
+    adapters = getattr(model, "peft_config", {}).values()
+    names = ("gradient_checkpointing", "activation_checkpointing")  # transformers renamed it
+    flags = [getattr(each, name, False) for each in (args, *model.modules()) for name in names]
+    return memory.Training(
+        micro_batch_size=args.per_device_train_batch_size,
+        length=max(rows) // 2 if dpo else max(rows),  # a pair is two rows
+        kind="dpo" if dpo else "sft",
+        lora_rank=max((adapter.r for adapter in adapters), default=0),
+        lora_tables=any(adapter.modules_to_save for adapter in adapters),
+        precision="bf16" if narrow else "autocast" if args.bf16 or args.fp16 else "fp32",
+        checkpointing=any(flags),
+        reference="stored" if getattr(args, "precompute_ref_log_probs", False) else "model",
+        accumulation=args.gradient_accumulation_steps,
+        strategy="fsdp2" if trainer.is_fsdp_enabled else "ddp",
+        processes=args.world_size,
+    )
+
+
+def available():
+    """Return the bytes of the GPU that this process holds or could get."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() if on_gpu else 0
+
+
+def advice(trainer):
+    """Return one sentence for a run that is out of memory: what it needs, and what would fit."""
+    now, room, config = training_of(trainer), available(), trainer.model.config
+    rows, fitting = now.micro_batch_size, []
+    try:
+        need = memory.plan(config, now).peak
+    except SettingsError:  # a model that the planner cannot describe
+        return f"{rows} rows at once do not fit into the GPU; try micro_batch_size={rows // 2 or 1}"
+    limit = min(room / memory.MARGIN, need - 1)  # `now` did not fit, whatever the plan says
+    for change in ({}, {"checkpointing": True}, {"lora_rank": 16, "lora_tables": False}):
+        for n in (n for n in range(rows, 0, -1) if rows % n == 0):
+            smaller = replace(now, micro_batch_size=n, accumulation=2, **change)
+            if memory.plan(config, smaller).peak <= limit:
+                words = " with checkpointing" * ("checkpointing" in change)
+                words += " with lora_rank=16" * ("lora_rank" in change)
+                fitting.append(f"micro_batch_size={n}{words}")
+                break
+    return (
+        f"{rows} rows of up to {now.length:,} ids at once need about {need / 1e9:,.2f} GB, the GPU "
+        f"has {room / 1e9:,.2f} GB for this process; try "
+        + (", or ".join(fitting) or "a smaller model, a smaller max_length, or FSDP2 on more GPUs")
+    )

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from kit import chat, models, pairs, processes, records, runs, schedules, scoring, training
+from kit import chat, dpo, models, records, runs, schedules, scoring, sft
+from kit.engine import distributed
 from kit.export import exits
-from kit.params import from_flags
+from kit.settings import from_flags
 
 
 @dataclass(frozen=True)
 class Params:
     model: str = "pocket"  # base model: pocket, smollm2-135m, a folder or a hub id
     start: str = "03_sft_chat"  # run to continue from, also the reference; "" starts at the base model
-    data: str = "data_samples/preferences.jsonl"  # rows to train on: {"prompt", "chosen", "rejected"}
-    test: str = "data_samples/test.jsonl"  # conversations to score, never trained on
-    by_hand: str = "data_samples/phrases_by_hand.tsv"  # phrases typed one by one, never trained on
+    data: str = "data_samples/cron/preferences.jsonl"  # rows to train on: {"prompt", "chosen", "rejected"}
+    test: str = "data_samples/cron/test.jsonl"  # conversations to score, never trained on
+    by_hand: str = "data_samples/cron/phrases_by_hand.tsv"  # phrases typed one by one, never trained on
     run: str = "04_dpo"  # name of the folder under runs/, the model's name is added
     on_bad: str = "stop"  # what a bad row does [stop | skip]
     epochs: float = 0.5  # passes over the data [> 0]
@@ -40,7 +41,7 @@ class Params:
 
 def load_start(params):
     """(policy, reference or None, tokenizer); with adapters the reference is the policy with them switched off."""
-    folder = training.start_from(params.start, params.model)
+    folder = sft.start_from(params.start, params.model)
     policy, tokenizer = models.load(folder)
     chat.add_role_tokens(tokenizer, policy)
     reference = None
@@ -61,7 +62,7 @@ def load_rows(params, tokenizer):
     return kept, [p for p, n in zip(encoded, lengths) if n <= params.max_length]
 
 
-@processes.weigh_by_tokens
+@distributed.weigh_by_tokens
 class PairTrainer(DPOTrainer):
     """TRL's DPOTrainer on rows that are ids already; the reference is asked once, before the first step."""
 
@@ -69,32 +70,32 @@ class PairTrainer(DPOTrainer):
         return dataset
 
     def _precompute_ref_logps(self, dataset, name, batch_size):
-        return pairs.with_reference(self, dataset)
+        return dpo.with_reference(self, dataset)
 
 
 def settings(params, run):
     """What DPO and its control have in common: TRL's names for our parameters."""
-    return {**run.settings(), **training.hardware(params.batch_size, params.micro_batch_size),
+    return {**run.settings(), **sft.hardware(params.batch_size, params.micro_batch_size),
             "num_train_epochs": params.epochs, "learning_rate": params.learning_rate,
             "lr_scheduler_type": "cosine", "warmup_steps": params.warmup_steps, "max_length": None}
 
 
 def make_trainer(params, run, policy, reference, tokenizer, encoded):
-    training.score_trained_ids_only()
-    data = training.dpo_dataset(encoded, params.batch_size, params.seed)
-    adapters = training.lora(params.lora_rank, policy) if params.lora_rank else None
+    sft.score_trained_ids_only()
+    data = sft.dpo_dataset(encoded, params.batch_size, params.seed)
+    adapters = sft.lora(params.lora_rank, policy) if params.lora_rank else None
     common = {"processing_class": tokenizer, "peft_config": adapters}
     if params.loss == "sft":  # the control: the same chosen replies in the same order, no rejected ones, no reference
         config = SFTConfig(**settings(params, run), dataset_kwargs={"skip_prepare_dataset": True})
-        return SFTTrainer(policy, config, train_dataset=pairs.chosen_only(data), **common)
+        return SFTTrainer(policy, config, train_dataset=dpo.chosen_only(data), **common)
     config = DPOConfig(**settings(params, run), precompute_ref_log_probs=True, beta=params.beta,
                        loss_type=[params.loss, "sft"], loss_weights=[1.0, params.sft_weight])
     return PairTrainer(policy, reference, config, train_dataset=data, **common)
 
 
 def start_run(params):
-    folder = training.start_from(params.start, params.model)
-    return runs.start(training.run_name(params.run, params.model), params, data=[records.find(params.data)],
+    folder = sft.start_from(params.start, params.model)
+    return runs.start(sft.run_name(params.run, params.model), params, data=[records.find(params.data)],
                       base=folder, reference=folder)
 
 
@@ -103,8 +104,8 @@ def train(params, run):
     policy, reference, tokenizer = load_start(params)
     rows, encoded = load_rows(params, tokenizer)
     trainer = make_trainer(params, run, policy, reference, tokenizer, encoded)
-    checks = training.preflight(trainer, tokenizer, rows)
-    training.report_rows(run, rows)
+    checks = sft.preflight(trainer, tokenizer, rows)
+    sft.report_rows(run, rows)
     run.train(trainer, tokenizer)
     return checks
 

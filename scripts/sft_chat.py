@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 from trl import SFTConfig, SFTTrainer
 
-from kit import chat, models, records, runs, schedules, scoring, training
+from kit import chat, models, records, runs, schedules, scoring, sft
 from kit.export import exits
-from kit.params import from_flags
+from kit.settings import from_flags
 
 
 @dataclass(frozen=True)
 class Params:
     model: str = "pocket"  # base model: pocket, smollm2-135m, a folder or a hub id
     start: str = "02_sft_completion"  # run to continue from; "" starts at the base model
-    data: str = "data_samples/chat.jsonl"  # rows to train on: {"messages": [{"role", "content"}, ...]}
-    test: str = "data_samples/test.jsonl"  # conversations to score, never trained on
-    by_hand: str = "data_samples/phrases_by_hand.tsv"  # phrases typed one by one, never trained on
+    data: str = "data_samples/cron/chat.jsonl"  # rows to train on: {"messages": [{"role", "content"}, ...]}
+    test: str = "data_samples/cron/test.jsonl"  # conversations to score, never trained on
+    by_hand: str = "data_samples/cron/phrases_by_hand.tsv"  # phrases typed one by one, never trained on
     run: str = "03_sft_chat"  # name of the folder under runs/, the model's name is added
     on_bad: str = "stop"  # what a bad row does [stop | skip]
     epochs: float = 1.0  # passes over the data [> 0]
@@ -37,7 +37,7 @@ class Params:
 
 def load_start(params):
     """The model to continue from, with role tokens, and its tokenizer."""
-    model, tokenizer = models.load(training.start_from(params.start, params.model))
+    model, tokenizer = models.load(sft.start_from(params.start, params.model))
     chat.add_role_tokens(tokenizer, model)
     return model, tokenizer
 
@@ -54,10 +54,10 @@ def load_rows(params, tokenizer):
 
 
 def make_trainer(params, run, model, tokenizer, encoded):
-    training.score_trained_ids_only()
+    sft.score_trained_ids_only()
     config = SFTConfig(
         **run.settings(),
-        **training.hardware(params.batch_size, params.micro_batch_size),
+        **sft.hardware(params.batch_size, params.micro_batch_size),
         num_train_epochs=params.epochs,
         learning_rate=params.learning_rate,
         lr_scheduler_type="cosine",
@@ -65,14 +65,14 @@ def make_trainer(params, run, model, tokenizer, encoded):
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    adapters = training.lora(params.lora_rank, model) if params.lora_rank else None
-    return SFTTrainer(model, config, train_dataset=training.sft_dataset(encoded, params.batch_size, params.seed),
+    adapters = sft.lora(params.lora_rank, model) if params.lora_rank else None
+    return SFTTrainer(model, config, train_dataset=sft.sft_dataset(encoded, params.batch_size, params.seed),
                       processing_class=tokenizer, peft_config=adapters)
 
 
 def start_run(params):
-    return runs.start(training.run_name(params.run, params.model), params, data=[records.find(params.data)],
-                      base=training.start_from(params.start, params.model))
+    return runs.start(sft.run_name(params.run, params.model), params, data=[records.find(params.data)],
+                      base=sft.start_from(params.start, params.model))
 
 
 def train(params, run):
@@ -80,8 +80,8 @@ def train(params, run):
     model, tokenizer = load_start(params)
     rows, encoded = load_rows(params, tokenizer)
     trainer = make_trainer(params, run, model, tokenizer, encoded)
-    checks = training.preflight(trainer, tokenizer, rows)
-    training.report_rows(run, rows)
+    checks = sft.preflight(trainer, tokenizer, rows)
+    sft.report_rows(run, rows)
     run.train(trainer, tokenizer)
     return checks
 

@@ -1,0 +1,1 @@
+"""The machinery behind the lessons: read it to learn how a promise is kept."""

@@ -1,0 +1,261 @@
+"""Rows to dataset, settings from the hardware, LoRA, and the flow of a training. Lessons 02, 03, 07.
+
+The training itself is TRL's SFTTrainer or DPOTrainer, built in the lesson's own cell.
+"""
+
+import dataclasses
+import hashlib
+import math
+import os
+import random
+
+from kit import chat, models, preflight, records, runs, scoring, tasks
+from kit.engine import distributed
+from kit.engine.patches import score_trained_ids_only  # noqa: F401
+from kit.errors import DataError, SettingsError
+
+SCORED = 200  # test questions, for the scores before and after
+VALIDATED = 256  # rows, for the loss during training
+
+
+def load_start(params):
+    """Return (model, tokenizer) of the model to continue from, with the template of the params."""
+    model, tokenizer = models.load(runs.start_from(params))
+    chat.prepare(tokenizer, model, params.template)
+    return model, tokenizer
+
+
+def load_chats(params, tokenizer, split="train"):
+    """Return the chat rows of the task that fit into max_length, and their Encoded."""
+    task = tasks.load(params.task, on_bad=params.on_bad)
+    rows = tasks.rows(task, split, "chat", params.on_bad)
+    if split == "train" and params.on_bad == "skip":
+        rows = records.split_leaked(rows, tasks.questions(task), "skip")
+    return keep_short(rows, chat.encode_chats(tokenizer, (row["messages"] for row in rows)),
+                      params.max_length)
+
+
+def keep_short(rows, encoded, max_length):
+    """Return (rows, encoded) without the rows of over `max_length` ids; they are rejected, not cut.
+
+    encoded: of each row, an Encoded or the ids of a preference pair.
+    """
+    lengths = [len(e) if isinstance(e, chat.Encoded) else len(e["prompt_ids"])
+               + max(len(e["chosen_ids"]), len(e["rejected_ids"])) for e in encoded]
+    rows = records.split_too_long(rows, lengths, max_length)
+    return rows, [e for e, n in zip(encoded, lengths, strict=True) if n <= max_length]
+
+
+def dataset(columns, fingerprint):
+    """Return a `datasets.Dataset` of lists of ids; `fingerprint` is any text that names the content.
+
+    With a fingerprint given, datasets neither pickles the rows to name them nor writes a cache.
+    """
+    import pyarrow as pa
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    name = hashlib.sha256(fingerprint.encode()).hexdigest()[:16]
+    return Dataset(pa.table(columns), fingerprint=name)
+
+
+def by_length(lengths, batch_size, seed):
+    """Return an order of the rows in which a batch holds rows of like length, with little padding.
+
+    Shuffled, sorted within pieces of 50 batches, batches shuffled. The number of processes plays no
+    part. Processes wait for each other, so each half or quarter of a batch holds about as many ids:
+    bit-reversed Gray codes, 0 3 1 2 of four.
+    """
+    draw = random.Random(seed)
+    rows, piece = draw.sample(range(len(lengths)), len(lengths)), 50 * batch_size
+    batches = []
+    for at in range(0, len(rows), piece):
+        part = sorted(rows[at : at + piece], key=lambda i: -lengths[i])
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    whole = [batch for batch in batches if len(batch) == batch_size]
+    draw.shuffle(whole)
+    dealt = sorted(range(batch_size), key=lambda i: f"{i ^ i >> 1:032b}"[::-1])
+    whole += [batch for batch in batches if len(batch) < batch_size]
+    return [batch[i] for batch in whole for i in dealt if i < len(batch)]
+
+
+def sft_dataset(encoded, batch_size=32, seed=0):
+    """Return columns `input_ids` and `labels` (-100 where the loss mask is 0), which TRL takes.
+
+    The ids go from array to Arrow, and never become Python numbers.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    order = by_length([len(e) for e in encoded], batch_size, seed)
+    ends = np.cumsum([0, *(len(encoded[i]) for i in order)], dtype=np.int64)
+    ids = np.frombuffer(b"".join(encoded[i].ids for i in order), np.int32)
+    mask = np.frombuffer(b"".join(encoded[i].mask for i in order), bool)
+    labels = np.where(mask, ids, np.int32(chat.IGNORED))
+    columns = {name: pa.LargeListArray.from_arrays(ends, values)
+               for name, values in (("input_ids", ids), ("labels", labels))}
+    return dataset(columns, f"sft {batch_size} {seed}")
+
+
+def dpo_dataset(pairs, batch_size=32, seed=0):
+    """Return columns `prompt_ids`, `chosen_ids`, `rejected_ids`, which TRL's DPO collator takes."""
+    order = by_length([sum(map(len, pair.values())) for pair in pairs], batch_size, seed)
+    columns = {key: [pairs[i][key] for i in order] for key in pairs[0]}
+    return dataset(columns, f"dpo {batch_size} {seed}")
+
+
+def hardware(params, processes=None):
+    """Return trainer settings found by asking the hardware: keyword arguments of SFTConfig.
+
+    `batch_size` counts the examples per step over all processes. Where it does not divide by the
+    processes, `train` deals each step out unevenly, and the loss stays exact, because TRL weighs it
+    by the trained ids of the whole step. Weights stay float32; on a GPU with bf16 units the matrix
+    products run in bfloat16 (autocast). Checkpointing is off: it costs a second forward pass, and
+    `speed.fit` turns it on where one row does not fit without. KIT_MAX_STEPS sets the steps of a
+    smoke test.
+    """
+    import torch
+    from transformers import TrainingArguments
+
+    where = models.device()
+    processes = processes or distributed.join(cpu=where == "cpu")
+    if params.batch_size < processes:
+        raise SettingsError(f"expected at least {processes}, the number of processes, got "
+                            f"{params.batch_size}; raise --batch_size", field="batch_size")
+    share = math.ceil(params.batch_size / processes)
+    micro = min(params.micro_batch_size or share, share)
+    names = {f.name for f in dataclasses.fields(TrainingArguments)}
+    checkpointing = ("activation_checkpointing" if "activation_checkpointing" in names
+                     else "gradient_checkpointing")  # transformers renamed it
+    return {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": math.ceil(share / micro),
+        "bf16": models.compute_dtype(where) == torch.bfloat16,
+        checkpointing: False,
+        "use_cpu": where == "cpu",
+        "max_steps": int(os.environ.get("KIT_MAX_STEPS") or -1),
+        "train_sampling_strategy": "sequential",  # sft_dataset and dpo_dataset have drawn the order
+        "dataloader_pin_memory": where == "cuda",
+        "ddp_find_unused_parameters": False,  # every trained weight is in every loss
+        "optim": "adamw_torch_fused" if where == "cuda" else "adamw_torch",
+    }
+
+
+def mean_loss(model, encoded, *, batch_size=32):
+    """Return the loss in nats over all trained ids: each id weighs the same, whatever the batch.
+
+    The trainers' own evaluation averages the means of batches, and its loss depends on
+    `per_device_eval_batch_size`.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows, nats, trained = sorted(encoded, key=len), 0.0, 0
+    where, mode = next(model.parameters()).device, model.training
+    model.eval()
+    with torch.no_grad():
+        for at in range(0, len(rows), batch_size):
+            batch = rows[at : at + batch_size]
+            ids = pad_sequence([torch.tensor(e.input_ids) for e in batch], True).to(where)
+            labels = pad_sequence([torch.tensor(e.labels) for e in batch], True, chat.IGNORED)
+            labels = labels[:, 1:].to(where)
+            logits = model(input_ids=ids).logits[:, :-1].float()
+            scored = labels != chat.IGNORED
+            nats += torch.nn.functional.cross_entropy(logits[scored], labels[scored],
+                                                      reduction="sum").item()
+            trained += int(scored.sum())
+    model.train(mode)
+    return nats / trained
+
+
+def lora(params, model):
+    """Return the LoraConfig of the params, None for rank 0.
+
+    The role tokens of our template are new, so their embedding rows train too. Under a model's own
+    template no token is new, and the tables stay frozen.
+    """
+    from peft import LoraConfig
+
+    if not params.lora_rank:
+        return None
+    targets = params.lora_targets.replace(" ", "").split(",")
+    options = {}
+    if getattr(model, "role_ids", None):
+        tables = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+        names = [name for name, part in model.named_modules() if id(part) in tables]
+        options = {"modules_to_save": [name.split(".")[-1] for name in names],
+                   "ensure_weight_tying": model.config.tie_word_embeddings}
+    return LoraConfig(r=params.lora_rank, lora_alpha=params.lora_alpha or 2 * params.lora_rank,
+                      lora_dropout=params.lora_dropout, task_type="CAUSAL_LM", **options,
+                      target_modules=targets[0] if targets == ["all-linear"] else targets)
+
+
+def report_rows(run, rows):
+    """Write the counts of rows and each rejected row into report.json and rejected.jsonl."""
+    run.add(rows_in=rows.rows_in, rows_used=len(rows),
+            rows_rejected=[str(problem) for problem in rows.rejected],
+            rows_duplicate=[duplicate._asdict() for duplicate in rows.duplicates])
+    if distributed.is_first():
+        rows.write_rejected(run.folder / "rejected.jsonl")
+
+
+def train(params, load_rows, make_trainer, *, reference=False, load_validation=None,
+          evaluate=scoring.evaluate):
+    """Train a run of the params from start to report, and return the Run.
+
+    load_rows(params, tokenizer, split) returns (rows, encoded) of "train" or "validation".
+    make_trainer(params, run, model, tokenizer, encoded) returns TRL's trainer. reference: the start
+    is the reference of DPO too. load_validation: in place of load_rows for "validation".
+    evaluate(model, tokenizer, questions, task) returns scoring.Results, before and after; None
+    leaves the scores out. A finished run stays as it is.
+    """
+    hardware(params)  # refuses a wrong number of processes before anything is loaded
+    base = runs.start_from(params)
+    model, tokenizer = load_start(params)
+    rows, encoded = load_rows(params, tokenizer, "train")
+    validation = validation_rows(params, tokenizer, load_validation or load_rows)
+    run = runs.start(params, data=[rows], base=base, reference=base if reference else None)
+    trainer = make_trainer(params, run, model, tokenizer, encoded)
+    trainer.rows_per_step = params.batch_size
+    checks = preflight.run(trainer, tokenizer, rows)
+    new = not run.finished
+    if new and distributed.is_first():
+        print(preflight.table(checks))
+    if new:
+        report_rows(run, rows)
+    run.train(trainer, tokenizer,
+              validate=validation and (lambda policy: mean_loss(policy, validation)))
+    if new and evaluate and distributed.is_first():
+        run.add(**before_and_after(params, run, evaluate))
+    return run
+
+
+def validation_rows(params, tokenizer, load_rows):
+    """Return at most VALIDATED encoded rows; a small share of the training rows may hold none."""
+    try:
+        return load_rows(params, tokenizer, "validation")[1][:VALIDATED]
+    except DataError:
+        shared = isinstance(tasks.load(params.task, check=False).validation, float)
+        if shared and params.keep == "last":
+            return None
+        raise
+
+
+def before_and_after(params, run, evaluate=scoring.evaluate):
+    """Return and print the scores of the start model and of the run's model, with the difference.
+
+    Both answer the same test questions, at most SCORED, evenly spaced over the test files.
+    """
+    task = tasks.load(params.task, check=False)
+    questions, most = tasks.questions(task), 8 if os.environ.get("KIT_MAX_STEPS") else SCORED
+    questions, results = questions[:: math.ceil(len(questions) / most)], []
+    for name in (runs.start_from(params), run.model):
+        model, tokenizer = models.load(name)
+        chat.prepare(tokenizer, model, params.template)
+        results.append(evaluate(model, tokenizer, questions, task))
+    before, after = results
+    difference = scoring.paired_difference(before.correct, after.correct)
+    print(f"test questions right: {scoring.score(before.correct)} before, "
+          f"{scoring.score(after.correct)} after; difference "
+          "{:+.1%} [{:+.1%}, {:+.1%}]".format(*difference))
+    return {"before": before.as_dict(), "after": after.as_dict(), "difference": list(difference)}

@@ -1,0 +1,86 @@
+"""Read the command lines of a Markdown file and run them as printed, on few steps.
+
+KIT_MAX_STEPS ends a training after that many steps, KIT_RUNS keeps its runs away from yours, and
+PATH finds the programs of this environment, as after `. .venv/bin/activate`.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+PROJECT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHELLS = {"", "bash", "sh", "shell", "console"}
+PROGRAMS = {
+    "make",
+    "python",
+    "python3",
+    "accelerate",
+    "kit",
+    "pip",
+    "git",
+    "jupyter",
+    "cd",
+    "source",
+    ".",
+}
+
+
+class Done(NamedTuple):
+    code: int
+    output: str  # stdout and stderr
+
+
+def commands(markdown) -> list[str]:
+    """Return the command lines of all fenced shell blocks, without prompts and comments."""
+    lines = []
+    for language, block in FENCE.findall(markdown):
+        if language in SHELLS:
+            lines += re.sub(r"\\\n *", "", block).splitlines()
+    lines = [re.sub(r"\s{2,}#.*", "", line).removeprefix("$ ").strip() for line in lines]
+    return [line for line in lines if program(line) in PROGRAMS]
+
+
+def program(line) -> str:
+    """Return the first word of a command after its VARIABLE=value assignments."""
+    words = line.split()
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words.pop(0)
+    return words[0] if words else ""
+
+
+def short_environment(runs, *, steps=2, **variables) -> dict:
+    """Return the environment of an activated shell in which trainings end after a few steps."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {
+        "PATH": path,
+        "KIT_MAX_STEPS": str(steps),
+        "KIT_RUNS": str(runs),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(PROJECT),
+        "WANDB_MODE": "offline",
+        **variables,
+    }
+
+
+def run(line, environment, *, folder=PROJECT, seconds=600) -> Done:
+    """Run a command line in bash, as a reader pastes it; one that does not end gets code 124."""
+    try:
+        done = subprocess.run(
+            [shutil.which("bash"), "-c", line],
+            cwd=folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        return Done(124, (error.stdout or b"").decode(errors="replace"))
+    return Done(done.returncode, done.stdout)

@@ -1,0 +1,306 @@
+"""Tables, figures, widgets, exercise verdicts and live progress, by their numbers; a bug report holds no secret."""
+
+import base64
+import io
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib.image
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+from transformers import AutoTokenizer
+
+from kit import show
+from kit.errors import SettingsError
+
+PROJECT = Path(__file__).resolve().parents[2]
+SCORE = {"rate": 0.5, "low": 0.1, "high": 0.9, "hits": 1, "n": 2}
+STAGES = {"base": {"test": SCORE}, "sft": {"test": SCORE | {"rate": 0.8}, "edits": SCORE | {"n": 7}}}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    tokenizer = AutoTokenizer.from_pretrained(PROJECT / "models/pocket")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<user>", "<end>"]})
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def encoded(tokenizer):
+    ids = tokenizer("<user>at one 1 * *\n<end>")["input_ids"]
+    mask = [0] * (len(ids) - 3) + [1] * 3
+    labels = [i if m else -100 for i, m in zip(ids, mask, strict=True)]
+    return SimpleNamespace(input_ids=ids, loss_mask=mask, labels=labels)
+
+
+def pixels(figure):
+    """Return the image of a figure as (height, width, red green blue alpha)."""
+    source = re.search('src="data:image/png;base64,([^"]+)"', figure.rich)[1]
+    return matplotlib.image.imread(io.BytesIO(base64.b64decode(source)))
+
+
+FIGURES = {
+    "curves": lambda: show.curves({"loss": [(1, 3.0), (2, 2.0)], "validation": [(1, 1.0), (2, 1.5)]}, smooth=0.5, log="y"),
+    "scoreboard": lambda: show.scoreboard_chart(STAGES),
+    "boxes": lambda: show.boxes({"GPU 0": {"weights": 2, "moments": 4}, "GPU 1": {"weights": 2}}, limit=8),
+    "roofline": lambda: show.roofline(100.0, 10.0, {"lookup": (1, 5.0), "product": (50, 80.0)}),
+    "embedding": lambda: show.embedding_rows(torch.eye(6), {"<new>": 4}),
+    "diagram": lambda: show.diagram("dpo")}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_is_sharp_transparent_and_described(name):
+    figure = FIGURES[name]()
+    width = int(re.search('width="(\\d+)"', figure.rich)[1])
+    image = pixels(figure)
+    assert image.shape[1] == 2 * width >= 1200  # two pixels for each of the screen
+    assert (image[..., 3] == 0).mean() > 0.5  # transparent where nothing is drawn
+    assert 0.005 < (image[..., 3] > 0).mean() < 0.5
+    alt = re.search('alt="([^"]*)"', figure.rich)[1]
+    assert len(alt) > 20 and str(figure) in alt.replace("&lt;", "<").replace("&gt;", ">")
+
+
+def test_fonts_are_at_least_11_pixels_on_the_screen():
+    assert show.STYLE["font.size"] / 72 * 100 >= 11  # a picture is as many hundreds of screen pixels wide as inches
+    assert all(size >= 11 for size in map(int, re.findall(r"font(?:-size)?:(\d+)px", Path(show.__file__).read_text())))
+
+
+def test_text_is_readable_on_white_and_on_the_dark_theme():
+    def contrast(one, other):
+        light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
+    def luminance(colour):
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    assert min(contrast(show.GREY, "#ffffff"), contrast(show.GREY, "#111111")) > 4
+    assert all(contrast(show.DARK, fill) > 7 for fill in show.FILLS.values())
+    assert min(contrast(show.RIM, "#ffffff"), contrast(show.RIM, "#111111")) > 3
+
+
+def test_table_aligns_escapes_and_names_code():
+    shown = show.table(["phrase", "line", "n"], [["<end>", "1 2 * * *", 1], ["a & b", "3", "1,022"]], code=["line"])
+    assert shown.text.splitlines() == ["phrase  line           n", "------------------------", "<end>   1 2 * * *      1",
+                                       "a & b   3          1,022"]
+    assert "&lt;end&gt;" in shown.rich and "a &amp; b" in shown.rich
+    cells = re.findall("<t([hd]) style=\"text-align:(\\w+);([^\"]*)\"", shown.rich)
+    assert [align for _, align, _ in cells] == ["left", "left", "right"] * 3
+    assert [("monospace" in rest) for _, _, rest in cells] == [False] * 3 + [False, True, False] * 2
+
+
+@pytest.mark.parametrize("number", ["1", "-0.5", "12%", "50.0% [9.5%, 90.5%]", "1.0% to 2.0%", "2:03", "3 GB", "1,234.5", "1.3x", "-"])
+def test_numbers_are_to_the_right(number):
+    assert "text-align:right" in show.table(["n"], [[number]]).rich
+
+
+@pytest.mark.parametrize("text", ["0 8 * * 1-5", "*/5 * * * *", "cannot", "1 of 2", "", "a1", "2026-11-27"])
+def test_text_is_to_the_left(text):
+    assert "text-align:right" not in show.table(["n"], [[text]]).rich
+
+
+def test_scoreboard_and_checks():
+    lines = show.scoreboard(STAGES).text.splitlines()
+    assert "test (n=2)" in lines[0] and "edits (n=7)" in lines[0]
+    assert lines[2].split() == ["base", "50.0%", "[10.0%,", "90.0%]", "-"]
+    assert "FAILED" in show.checks([SimpleNamespace(name="one", passed=False, detail="0 rows")]).text
+    assert show.scoreboard_chart(STAGES).text == show.scoreboard(STAGES).text
+
+
+def test_confusion_shades_by_the_share_of_a_row():
+    shown = show.confusion({"line": {"line": 4, "other": 1}, "other": {"other": 0}})
+    assert re.findall(r"rgba\(0,114,178,([\d.]+)\)", shown.rich) == ["0.00", "0.56", "0.14", "0.00", "0.00", "0.00"]
+    assert shown.text.splitlines()[2].split() == ["line", "4", "1"]
+    assert shown.rich.count("font-weight:bold") == 2
+
+
+def test_figures_give_their_numbers_as_text():
+    text = {name: FIGURES[name]().text for name in FIGURES}
+    assert text["curves"] == "loss (nats per token) by step: loss: 3.000 -> 2.000, validation: 1.000 -> 1.500"
+    assert text["boxes"].splitlines()[2].split() == ["GPU", "0", "2.00", "4.00", "6.00"]
+    assert text["roofline"].splitlines()[2].split() == ["lookup", "1", "50%", "memory"]
+    assert text["roofline"].splitlines()[3].split() == ["product", "50", "80%", "arithmetic"]
+    mean = torch.eye(6)[[0, 1, 2, 3, 5]].mean(0)
+    assert f"{(torch.eye(6)[4] - mean).norm():.2f} from the mean" in text["embedding"]
+    assert "policy" in text["diagram"] and "reference" in text["diagram"]
+
+
+def test_lens_and_strip_give_each_token(tokenizer, encoded):
+    lens = show.token_lens(tokenizer, encoded, [0.25] * len(encoded.input_ids))
+    lines = lens.text.splitlines()[2:]
+    assert len(lines) == len(encoded.input_ids) == lens.rich.count("font:13px monospace")
+    assert sum("in the loss" in line and "0.25" in line for line in lines) == 3
+    assert lines[0].split() == ["'<user>'", "control"]
+    assert [name in lens.rich.split("font:13px")[0] for name in show.FILLS] == [True] * 3  # the legend
+    assert "0.25" not in show.token_lens(tokenizer, encoded).text
+    messages = [{"role": "user", "content": "at one"}]
+    row = show.strip(tokenizer, messages, encoded).text.splitlines()[-1].split()
+    assert row[-3:] == [str(encoded.input_ids[-1]), "1", str(encoded.labels[-1])]
+
+
+def test_course_map_links_the_lessons():
+    shown = show.course_map(2)
+    links = re.findall('href="([^"]+)"', shown.rich)
+    assert len(links) == 12 and [link[:2] for link in links] == [f"{i:02}" for i in range(12)]
+    assert "[02 completion SFT]" in shown.text and shown.rich.count(show.BLUE) == 1
+
+
+@pytest.mark.parametrize("reply, line", [
+    (..., "not answered yet"), (lambda x: ..., "not answered yet"), (lambda x: 2 * x, "correct"),
+    (lambda x: x, "not right yet: expected 6, got 3"),
+    (lambda x: x["a"], "not right yet: your answer raised TypeError: 'int' object is not subscriptable")])
+def test_answer_speaks_and_never_raises(capsys, reply, line):
+    def check(double):
+        if double(3) != 6:  # pytest would add lines to an assert
+            raise AssertionError(f"expected 6, got {double(3)}")
+
+    show.answer(reply, check)
+    assert capsys.readouterr().out == line + "\n"
+
+
+def test_a_stub_with_a_docstring_is_not_an_answer(capsys):
+    def double(x):
+        """Return twice x."""
+        ...
+
+    show.answer(double, None)
+    assert capsys.readouterr().out == "not answered yet\n"
+
+
+def reply_to(messages, text):
+    return [*messages, {"role": "user", "content": text}, {"role": "assistant", "content": text.upper()}]
+
+
+def test_chat_twin_is_the_scripted_conversation_and_the_widget_starts_fresh():
+    shown = show.chat_box("m", "t", "Be brief.", ["a <b>", "c"], answer=lambda m, t, messages, text: reply_to(messages, text))
+    assert shown.text.splitlines() == ["system: Be brief.", "user: a <b>", "assistant: A <B>", "user: c", "assistant: C"]
+    assert "a &lt;b&gt;" in shown.rich and "<b>" not in shown.rich
+    page = shown.widget().children[0].value
+    assert "Be brief." in page and "a &lt;b&gt;" not in page
+
+
+def test_chat_guards_each_message():
+    pages = []
+
+    def reply(messages, text):
+        pages.append(chat.page.value)
+        if text == "long":
+            raise SettingsError("expected at most 9 ids, got 10; shorten it")
+        return reply_to(messages, text)
+
+    chat = show.Chat([], reply)
+    for text in ("", "   ", "x" * (show.LONGEST + 1)):
+        chat.box.value = text
+        chat.submit()
+    assert pages == [] and "shorten the message" in chat.page.value
+    chat.box.value = "hello"
+    chat.submit()
+    assert "hello" in pages[0] and "thinking" in pages[0] and not chat.send.disabled and chat.box.value == ""
+    assert "HELLO" in chat.page.value and "thinking" not in chat.page.value
+    chat.box.value = "long"
+    chat.submit()
+    assert "got 10; shorten it" in chat.page.value and len(chat.messages) == 2 and not chat.send.disabled
+    chat.restart()
+    assert "HELLO" not in chat.page.value and chat.messages == []
+
+
+def test_before_after_moves_its_rows():
+    words = [f"word {i}" for i in range(9)]
+    shown = show.before_after(words, words, words, words)
+    slider, page = shown.widget().children
+    assert slider.max == 3 and "word 6" not in page.value
+    slider.value = 3
+    assert "word 8" in page.value and "word 2" not in page.value
+    assert "word 5" in shown.text and "word 6" not in shown.text
+
+
+def test_progress_line():
+    bar = show.progress("run", 563)
+    bar.first, bar.series["loss"] = (20, 100.0), [(120, 0.4812)]
+    assert bar._line(120, 100.0 + 100 / 3.6) == "step 120/563 · 3.6 steps/s · 2:03 left · loss 0.48"
+    assert bar._line(21, 104.0) == "step 21/563 · 4.0 s per step · 36:08 left · loss 0.48"
+
+
+def test_progress_writes_the_line_to_a_file(monkeypatch, tmp_path, capsys):
+    file = tmp_path / "line"
+    monkeypatch.setenv("KIT_PROGRESS", str(file))
+    bar = show.progress("run", 10)
+    bar.note("loading")
+    assert file.read_text() == "loading"
+    bar.written = -9.0
+    bar.update(3, loss=1.5)
+    assert file.read_text() == "step 3/10 · loss 1.50"
+    bar.update(4, loss=1.0)
+    assert file.read_text() == "step 3/10 · loss 1.50"  # within the same second
+    bar.finish("trained 10 steps")
+    assert file.read_text() == "trained 10 steps"
+    assert capsys.readouterr() == ("", "trained 10 steps\n")  # no terminal: the sentence alone
+
+
+def test_progress_in_a_terminal_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bar = show.progress("run", 10)
+    bar.note("loading the model")
+    bar.note("checking")
+    bar.finish("done")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.endswith("\rdone    \n") and "\rchecking         " in err
+
+
+def test_only_the_first_process_shows_progress(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("KIT_PROGRESS", str(tmp_path / "line"))
+    show.progress("run", 10).finish("done")
+    assert not (tmp_path / "line").exists() and capsys.readouterr().err == ""
+
+
+def test_updates_are_cheap():
+    bar = show.progress("run", 10_000)
+    start = time.perf_counter()
+    for step in range(10_000):
+        bar.update(step, loss=1.0)
+    assert (time.perf_counter() - start) / 10_000 < 5e-5
+
+
+CELL = """
+import os, time
+from kit import show
+assert show.in_notebook()
+bar = show.progress("run", 40)
+bar.note("loading")
+for step in range(1, 41):
+    bar.written = bar.drawn = -9.0  # as if seconds had passed
+    bar.update(step, loss=1 / step, validation=2 / step if step % 10 == 0 else None)
+bar.finish("trained 40 steps")
+child = os.fork()
+if child == 0:
+    os._exit(show.in_notebook())  # a fork of the kernel must not write to it
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_saved_notebook_holds_the_final_sentence_and_curve_alone():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    output, = notebook.cells[0].outputs
+    assert output.output_type == "display_data" and set(output.data) == {"text/plain", "text/html"}
+    assert output.data["text/plain"] == "trained 40 steps"
+    assert output.data["text/html"].startswith("<div>trained 40 steps</div><img alt=")
+    assert "loss: 1.000 -&gt; 0.025, validation: 0.200 -&gt; 0.050" in output.data["text/html"]
+
+
+def test_environment_holds_no_path_and_no_secret(monkeypatch):
+    for name in ("KIT_CANARY", "USER", "LOGNAME", "HOME", "HOSTNAME", "KIT_CACHE", "HF_TOKEN"):
+        monkeypatch.setenv(name, f"canary-{name}")
+    shown = show.environment()
+    text = shown.text + shown.rich
+    assert "canary" not in text and str(Path.cwd()) not in text and os.uname().nodename not in text
+    assert "/" not in shown.text and "\\" not in shown.text
+    assert "torch" in text and "transformers" in text
