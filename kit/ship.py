@@ -237,6 +237,7 @@ def serving(path, *, port=0, slots=4, context=1024, threads=0):
     except RuntimeError:
         raise KitError("expected a GGUF file that llama.cpp loads, got another; ship the run again",
                        file=path) from None
+    server.stops(0)  # xllamacpp 2026.10 hangs when a server closes that has generated nothing
     try:
         yield server
     finally:
