@@ -1,4 +1,4 @@
-"""Take a trained model out of its run, and prove that what leaves gives the same answers (lesson 09).
+"""Take a trained model out of its run, and prove that it gives the same answers (lesson 09).
 
 `ship` writes one folder: merged weights, adapter, model card, GGUF in float16 and quantised,
 Modelfile and a web page. `gate` loads the GGUF files into llama.cpp and compares ids and replies
@@ -43,9 +43,8 @@ WEB = Path(__file__).parent / "web"
 TIE = 0.05  # nats: float16 holds a logit of 20 to 0.01, and several roundings add up
 SMALL = 50_000_000  # parameters: below, a second thread costs llama.cpp more than it gains
 RANDOM_TEXTS = 2000
-HARD_TEXTS = ("", "  two  spaces ", "\n\n\ttabs\r\n", "don't I'LL we've", "12:30 1234567 3.14",
-              "x" * 300, "caf\u00e9 e\u0301 \u00b2 \u2167 \u0664", "\u65e5\u672c \u0440\u0443\u0441",
-              "\U0001f469\u200d\U0001f680 \u2615", "a\u00a0b\u2003c\u200bd", "*/5 0,30 1-5 @daily")
+HARD_TEXTS = ("", "  two  spaces ", "\n\n\ttabs\r\n", "don't I'LL we've", "1234567 3.14", "x" * 300,
+              "e\u0301 \u2167 \u0664", "\U0001f469\u200d\U0001f680 \u2615", "a\u00a0b\u2003c\u200bd")
 
 
 class Rule(NamedTuple):
@@ -120,7 +119,7 @@ def split_name(model, tokenizer):
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     facts = {field: getattr(config, field, value) for field, value in PLAIN.items()}
     if config.model_type not in SHAPES or rope != "default" or facts != PLAIN:
-        raise SettingsError(f"expected {', '.join(SHAPES)} with plain rotary positions and {PLAIN}, "
+        raise SettingsError(f"expected {', '.join(SHAPES)} with plain rotary positions, {PLAIN}, "
                             f"got {config.model_type}, {rope}, {facts}; {ELSEWHERE}")
     kind = state["model"]["type"]
     if kind != "BPE" or "ByteLevel" not in str(parts[-1]) or split not in SPLITS:
@@ -230,8 +229,8 @@ def serving(path, *, port=0, slots=4, context=1024, threads=0):
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     with contextlib.closing(socket.socket()) as probe:
         if port and probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise SettingsError(f"expected a free port, got {port}, which is in use; choose another",
-                                field="port")
+            raise SettingsError(f"expected a free port, got {port}, which is in use; choose "
+                                "another", field="port")
     try:
         server = Server(xllamacpp.Server(params))
     except RuntimeError:
@@ -320,7 +319,8 @@ def gate(files, model, tokenizer, task):
     for kind, path in files.items():
         with serving(path, **options) as server, ThreadPoolExecutor(4) as pool:
             replies[kind] = list(pool.map(lambda messages: server.reply(messages, limit), chats))
-            ids[kind], runaway = list(map(server.prompt_ids, chats)), runaway + (not server.stops(stop))
+            ids[kind] = list(map(server.prompt_ids, chats))
+            runaway += not server.stops(stop)
             if kind == "f16":  # both files hold the same tokenizer
                 text_faults = differ(map(server.ids, texts), chat.encode_text(tokenizer, texts))
     results = {kind: scoring.judged(questions, made[:n], task) for kind, made in replies.items()}
@@ -329,7 +329,7 @@ def gate(files, model, tokenizer, task):
     ties = [a != b and is_tie(model, tokenizer, prompt, [a, b]) for a, b, prompt in pairs]
     wrong = [a != b and not tie for (a, b, _), tie in zip(pairs, ties, strict=True)]
     strange = [len({*map(tuple, row)}) > 1 for row in zip(*ids.values(), strict=True)]
-    rules = [Rule("file", "flags, template, tensors right", ", ".join(faults) or "right", not faults),
+    rules = [Rule("file", "flags, tensors right", ", ".join(faults) or "right", not faults),
              _none("text ids", "0 differ", text_faults, f"{len(texts):,} texts"),
              _none("prompt ids", "0 differ", sum(strange[:n]), f"{n:,} chats"),
              _none("f16 replies", f"0 differ, but for ties within {TIE} nats", sum(wrong[:n]),
@@ -344,8 +344,9 @@ def _score_rule(results):
     kit, quantised = results["kit"], [*results.values()][-1]
     mean, low, high = (100 * x for x in scoring.paired_difference(kit.hits(), quantised.hits()))
     moved = differ(kit.texts, quantised.texts)
-    return Rule(f"{[*results][-1]} score", "not worse beyond its interval", f"{mean:+.1f} points "
-                f"[{low:+.1f}, {high:+.1f}], {moved} of {len(kit.texts):,} replies changed", high >= 0)
+    points = f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    return Rule(f"{[*results][-1]} score", "not worse beyond its interval",
+                f"{points}, {moved} of {len(kit.texts):,} replies changed", high >= 0)
 
 
 def _none(name, limit, count, rest):
@@ -450,7 +451,8 @@ def _fill(folder, source, model, tokenizer, quantise):
     rules, results = gate(files, model, tokenizer, task)
     print(table(rules))
     asked = [q.messages[-1]["content"] for q in results["kit"].questions[:3]]
-    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("model*")}
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.glob("model*")}
     shipped = {"name": source.name, "system": task.system, "max_new_tokens": task.max_new_tokens,
                "file": files[quantise].name, "verdict": verdict(rules), "rules": rules,
                "examples": asked, "sha256": sums}
@@ -469,7 +471,8 @@ def serve(name, port=8080):
     """Answer at http://127.0.0.1:PORT/v1 with the shipped run or folder `name` until Ctrl-C."""
     folder = Path(name) if (Path(name) / "ship.json").is_file() else runs.find(name) / "ship"
     if not (folder / "ship.json").is_file():
-        raise MissingError(f"expected a shipped model, got none; run `kit ship {name}`", file=folder)
+        raise MissingError(f"expected a shipped model, got none; run `kit ship {name}`",
+                           file=folder)
     shipped = json.loads((folder / "ship.json").read_text(encoding="utf-8"))
     with serving(folder / shipped["file"], port=port) as server:
         print(f"{shipped['name']} answers at {server.address}/v1, system message "

@@ -8,13 +8,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3
 from kit import chat, models
 
 WORDS = "zero one two three four five six seven".split()
-SIZES = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
-             num_key_value_heads=2, max_position_embeddings=512)
+SIZES = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+             head_dim=16, num_key_value_heads=2, max_position_embeddings=512)
 SHAPES = {"llama": (LlamaConfig, True), "llama untied": (LlamaConfig, False),
           "qwen3": (Qwen3Config, True), "qwen3 untied": (Qwen3Config, False)}
 
 
-PAIRS = [(first, first ^ 1) for first in range(8)]  # each pair in both orders: positions decide the reply
+PAIRS = [(first, first ^ 1) for first in range(8)]  # both orders: positions decide
 
 
 def row(first, second):
@@ -25,12 +25,13 @@ def row(first, second):
 
 @functools.cache
 def trained(shape):
-    """(model, tokenizer) that has learned the eight rows by heart, so that no reply hangs on a rounding."""
+    """Return a (model, tokenizer) that knows the eight rows, so that no reply is a rounding."""
     config, tied = SHAPES[shape]
     tokenizer = AutoTokenizer.from_pretrained(models.POCKET)
     torch.manual_seed(0)
     rows = len(tokenizer) + 64
-    model = AutoModelForCausalLM.from_config(config(vocab_size=rows, tie_word_embeddings=tied, **SIZES))
+    shape = config(vocab_size=rows, tie_word_embeddings=tied, **SIZES)
+    model = AutoModelForCausalLM.from_config(shape)
     chat.add_role_tokens(tokenizer, model)
     examples = chat.encode_chats(tokenizer, [row(*pair)["messages"] for pair in PAIRS])
     pad = functools.partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
