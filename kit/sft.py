@@ -13,7 +13,7 @@ import random
 
 from kit import chat, models, preflight, records, runs, scoring, tasks
 from kit.engine import distributed
-from kit.engine.patches import score_trained_ids_only
+from kit.engine.patches import checkpointing_name, score_trained_ids_only
 from kit.errors import DataError, SettingsError
 
 SCORED = 200  # test questions, for the scores before and after
@@ -221,6 +221,7 @@ def lora(params, model):
 
     if not params.lora_rank:
         return None
+    checkpointing_name()
     targets = params.lora_targets.replace(" ", "").split(",")
     options = {}
     if getattr(model, "role_ids", None):
