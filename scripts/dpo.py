@@ -20,7 +20,7 @@ class Params(Settings):
     run: str = "04_dpo"  # name of the folder under runs/; the model's name is added
     start: str = "03_sft_chat"  # run to continue from, also the reference; "" starts at the base
     pairs: str = ""  # file of rows with prompt, chosen and rejected; "" takes the task's pairs
-    epochs: float = 0.5  # passes over the pairs [> 0]
+    epochs: float = 0.4  # passes over the pairs [> 0]
     learning_rate: float = 5e-5  # peak step size; decays to zero as a cosine [> 0]
     warmup_ratio: float = 0.2  # share of the steps until the peak [>= 0, < 1]
     batch_size: int = 32  # pairs per step, over all processes [>= 1]
