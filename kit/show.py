@@ -381,8 +381,8 @@ def embedding_rows(weight, new):
         axes.set(xlim=(-0.05 * float(far.max()), None), ymargin=0.15)
 
     places = zip(new, rows[ids].norm(dim=1), far[-n:], near[-n:])
-    lengths = [f"{label}: norm {norm:.2f}, {mean:.2f} from the mean, {other:.2f} from the nearest row"
-               for label, norm, mean, other in places]
+    line = "{}: norm {:.2f}, {:.2f} from the mean, {:.2f} from the nearest row".format
+    lengths = [line(*place) for place in places]
     text = f"old rows: mean norm {old.norm(dim=1).mean():.2f}; {'; '.join(lengths)}"
     return picture(draw, 6.4, 3.4, text)
 
