@@ -22,6 +22,7 @@ from kit.errors import KitError
 LESSONS = (
     "00_start_here", "01_tokenizer", "02_sft_completion", "03_sft_chat", "04_dpo", "05_evaluate",
     "06_own_task", "07_lora", "08_grpo", "09_ship", "10_many_gpus", "11_speed")
+ACRONYMS = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO", "lora": "LoRA", "gpus": "GPUs"}
 GREY, DARK, BLUE, ORANGE, RED = "#777777", "#1a202c", "#0072B2", "#E69F00", "#D55E00"
 PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", RED, "#56B4E9")  # Okabe and Ito (2008)
 MARKERS = "osD^v<>P"
@@ -189,8 +190,12 @@ def scoreboard(stages):
 
 
 def _groups(stages):
-    """Return {group: its number of questions} of {stage: Results.as_dict()}."""
-    return {name: s["n"] for groups in stages.values() for name, s in groups.items()}
+    """Return {group: its number of questions, "20, 40" where the stages differ}."""
+    counts = {}
+    for groups in stages.values():
+        for name, s in groups.items():
+            counts.setdefault(name, {})[str(s["n"])] = None
+    return {name: ", ".join(numbers) for name, numbers in counts.items()}
 
 
 def checks(items):
@@ -240,8 +245,8 @@ def picture(draw, width, height, text):
 
 def course_map(lit):
     """Return the lessons in order as links, with lesson number `lit` filled in."""
-    title = re.compile("sft|dpo|grpo").sub  # in capitals
-    links, names = [], [title(lambda m: m[0].upper(), name.replace("_", " ")) for name in LESSONS]
+    links, names = [], [" ".join(ACRONYMS.get(word, word) for word in name.split("_"))
+                        for name in LESSONS]
     for at, name in enumerate(names):
         colours = f"background:{BLUE if at == lit else '#edf2f7'};"
         colours += f"color:{'white' if at == lit else DARK};text-decoration:none"
@@ -273,6 +278,20 @@ def curves(series, *, y="loss (nats per token)", x="step", smooth=0.0, log="", t
     ends = ", ".join(f"{k}: {points[0][1]:.3f} -> {points[-1][1]:.3f}"
                      for k, points in series.items())
     return picture(draw, 6.4, 2.8, f"{y} by {x}: {ends}")
+
+
+def histogram(values, limit=None, *, x="ids per row", y="rows"):
+    """Return how often each size of `values` occurs, with `limit` as a vertical line."""
+    def draw(axes):
+        axes.hist(values, bins=40, color=BLUE)
+        if limit is not None:
+            axes.axvline(limit, color=RED, linestyle="--", label=f"limit {limit:g}")
+            axes.legend()
+        axes.set(xlabel=x, ylabel=y)
+
+    ordered = sorted(values)
+    text = f"{y} by {x}: from {ordered[0]:g} to {ordered[-1]:g}, median {ordered[len(ordered) // 2]:g}"
+    return picture(draw, 6.4, 2.4, text + (f", limit {limit:g}" if limit is not None else ""))
 
 
 def scoreboard_chart(stages):

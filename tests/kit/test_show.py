@@ -149,6 +149,8 @@ def test_scoreboard_and_checks():
         "FAILED" in show.checks([SimpleNamespace(name="one", passed=False, detail="0 rows")]).text
     )
     assert show.scoreboard_chart(STAGES).text == show.scoreboard(STAGES).text
+    stages = {"small": {"test": SCORE}, "large": {"test": SCORE | {"n": 9}}}
+    assert "test (n=2, 9)" in show.scoreboard(stages).text
 
 
 def test_confusion_shades_by_the_share_of_a_row():
@@ -198,6 +200,7 @@ def test_course_map_links_the_lessons():
     shown = show.course_map(2)
     links = re.findall('href="([^"]+)"', shown.rich)
     assert len(links) == 12 and [link[:2] for link in links] == [f"{i:02}" for i in range(12)]
+    assert "07 LoRA > " in shown.text and "10 many GPUs" in shown.text
     assert "[02 SFT completion]" in shown.text and shown.rich.count(show.BLUE) == 1
 
 
