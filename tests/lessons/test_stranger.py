@@ -1,6 +1,7 @@
 """A stranger's rows go from a file to a scored, chatting, shipped model by the README's own lines, nothing cut short."""
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -38,6 +39,11 @@ def outputs(tmp_path_factory):
     (folder / "pizza.py").write_text(TASK, encoding="utf-8")
     environment = readme.short_environment(folder / "runs")
     del environment["KIT_MAX_STEPS"]  # the real training, to its last step
+    kit = folder / "bin" / "kit"  # comes last in PATH: where the package is not installed in this environment
+    kit.parent.mkdir()
+    kit.write_text('#!/bin/sh\nexec python -m kit "$@"\n')
+    kit.chmod(0o755)
+    environment["PATH"] += f"{os.pathsep}{kit.parent}"
     begin, done = time.monotonic(), {}
     for line in LINES:
         typed = line.replace("data_samples/orders/orders.py", str(folder / "pizza.py"))
