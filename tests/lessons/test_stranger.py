@@ -3,7 +3,7 @@
 import json
 import os
 import re
-import time
+import resource
 from pathlib import Path
 
 import pytest
@@ -30,9 +30,15 @@ def rows(name, count):
              **{key: row[key] for key in row if key == "group"}} for row in every]
 
 
+def processor_seconds():
+    """Processor time of the commands so far: a busy machine does not change it, and one thread trains."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """What each line of the README prints, with the stranger's task in place of the shipped one; and the seconds."""
+    """What each line of the README prints, with the stranger's task for the shipped one; and the processor seconds."""
     folder = tmp_path_factory.mktemp("stranger")
     for name, count in (("train.jsonl", ROWS), ("test.jsonl", TESTS)):
         (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows(name, count)), encoding="utf-8")
@@ -44,14 +50,14 @@ def outputs(tmp_path_factory):
     kit.write_text('#!/bin/sh\nexec python -m kit "$@"\n')
     kit.chmod(0o755)
     environment["PATH"] += f"{os.pathsep}{kit.parent}"
-    begin, done = time.monotonic(), {}
+    begin, done = processor_seconds(), {}
     for line in LINES:
         typed = line.replace("data_samples/orders/orders.py", str(folder / "pizza.py"))
         typed = re.sub(r"--out \S+", f"--out {folder / 'out'}", typed)
         if typed.startswith("kit chat"):
             typed = f"echo 'Two large calzone for Anna' | {typed}"
         done[" ".join(line.split()[:2])] = readme.run(typed, environment, seconds=500)
-    return done, time.monotonic() - begin
+    return done, processor_seconds() - begin
 
 
 def test_there_are_at_most_five_lines():
@@ -64,8 +70,8 @@ def test_every_line_succeeds(outputs):
 
 
 def test_the_whole_way_takes_at_most_five_minutes(outputs):
-    print(f"{outputs[1]:.0f} s")
-    assert outputs[1] < MOST_SECONDS
+    print(f"{outputs[1]:.0f} s of one processor")
+    assert outputs[1] < MOST_SECONDS, f"expected at most {MOST_SECONDS} s of one processor, got {outputs[1]:.0f}"
 
 
 def test_the_model_is_much_better_than_before(outputs):
