@@ -8,7 +8,7 @@ import math
 from kit import chat, records, runs, scoring, sft, tasks
 
 EQUAL = chat.EQUAL
-HELD_OUT = 10  # one prompt in so many is for validation
+HELD_OUT = 15  # one prompt in so many is for validation
 
 
 def sample(model, tokenizer, rows, k, *, temperature=1.0, **options):
@@ -51,14 +51,15 @@ def write(pairs, name):
 def load_pairs(params, tokenizer, split="train"):
     """Return (rows, pairs of ids) of the file params.pairs, or of the task's own pairs.
 
-    "validation" is a tenth of the prompts, by hash: there the ids are the Encoded of the chosen
+    "validation" is a fifteenth of the prompts, by hash: there the ids are the Encoded of the chosen
     replies, whose loss says how likely the policy still finds them.
     """
-    task = tasks.load(params.task, on_bad=params.on_bad)
+    task = tasks.load(params.task, on_bad=params.on_bad, check=split == "train")
     if params.pairs:
         task = dataclasses.replace(task, pairs=records.find(params.pairs))
     rows = tasks.rows(task, "pairs", on_bad=params.on_bad)
-    rows = records.split_leaked(rows, tasks.questions(task), params.on_bad)
+    if params.pairs or params.on_bad == "skip":  # otherwise tasks.load has refused them
+        rows = records.split_leaked(rows, tasks.questions(task), params.on_bad)
     rows = rows.mapped("preferences",
                        lambda row: row if held_out(row) == (split == "validation") else None)
     if not len(rows):

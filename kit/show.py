@@ -280,6 +280,20 @@ def curves(series, *, y="loss (nats per token)", x="step", smooth=0.0, log="", t
     return picture(draw, 6.4, 2.8, f"{y} by {x}: {ends}")
 
 
+def histogram(values, limit=None, *, x="ids per row", y="rows"):
+    """Return how often each size of `values` occurs, with `limit` as a vertical line."""
+    def draw(axes):
+        axes.hist(values, bins=40, color=BLUE)
+        if limit is not None:
+            axes.axvline(limit, color=RED, linestyle="--", label=f"limit {limit:g}")
+            axes.legend()
+        axes.set(xlabel=x, ylabel=y)
+
+    ordered = sorted(values)
+    text = f"{y} by {x}: from {ordered[0]:g} to {ordered[-1]:g}, median {ordered[len(ordered) // 2]:g}"
+    return picture(draw, 6.4, 2.4, text + (f", limit {limit:g}" if limit is not None else ""))
+
+
 def scoreboard_chart(stages):
     """Return the rate of each group with its 95% interval, one colour per stage of `stages`."""
     groups = list(_groups(stages))

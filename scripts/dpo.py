@@ -1,6 +1,7 @@
 """04 · DPO.
 
-Train a model on pairs of replies, one preferred over the other, starting from the chat model.
+Train a model on pairs of replies, the preferred one first, and compare it with plain SFT on the
+preferred replies.
 
 Example: python scripts/dpo.py --task orders --start 06_orders --run orders_dpo
 
@@ -19,12 +20,12 @@ class Params(Settings):
     run: str = "04_dpo"  # name of the folder under runs/; the model's name is added
     start: str = "03_sft_chat"  # run to continue from, also the reference; "" starts at the base
     pairs: str = ""  # file of rows with prompt, chosen and rejected; "" takes the task's pairs
-    epochs: float = 0.5  # passes over the pairs [> 0]
+    epochs: float = 0.4  # passes over the pairs [> 0]
     learning_rate: float = 5e-5  # peak step size; decays to zero as a cosine [> 0]
     warmup_ratio: float = 0.2  # share of the steps until the peak [>= 0, < 1]
     batch_size: int = 32  # pairs per step, over all processes [>= 1]
     loss: str = "sigmoid"  # loss on pairs; sft is the control [sigmoid | sigmoid_norm | ipo | sft]
-    beta: float = 0.3  # push at margin 0 is beta / 2; a larger beta lets go sooner [> 0]
+    beta: float = 0.3  # push is beta / 2 at margin 0; a larger beta lets go sooner [> 0]
     sft_weight: float = 3.0  # weight of the SFT loss on the chosen replies [>= 0]
 
 
