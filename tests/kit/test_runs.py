@@ -16,6 +16,7 @@ import pytest
 import tiny
 import torch
 import trl.trainer.utils as trl_utils
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl.kernels import chunked_logprob
 
@@ -365,6 +366,8 @@ def test_lora_is_merged_into_a_model_that_needs_no_peft():
         want = trainer.model.eval()(input_ids=ids).logits
         assert torch.allclose(merged(input_ids=ids).logits, want, atol=1e-5)
         assert not torch.allclose(tiny.model()(input_ids=ids).logits, want, atol=1e-3)
+        adapted = PeftModel.from_pretrained(tiny.model(), run.folder / "adapter")
+        assert torch.allclose(adapted(input_ids=ids).logits, want, atol=1e-5)
 
 
 def test_training_outside_the_main_thread():
