@@ -1,6 +1,7 @@
 """The command `kit`, or `python -m kit`: check, train, score, chat, ship, serve, export."""
 
 import argparse
+import contextlib
 import difflib
 import json
 import math
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 from kit import chat, export, models, records, runs, scoring, show, tasks
-from kit.errors import KitError, MissingError, SettingsError, exits
+from kit.errors import DataError, KitError, MissingError, SettingsError, exits
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 LISTED = 20  # wrong replies that are printed for each model; --jsonl has all
@@ -40,9 +41,10 @@ def check(argv):
     print(f"{task.file}: system message {task.system!r}, replies of at most "
           f"{task.max_new_tokens} ids")
     for split in ("train", "validation", "completions", "pairs"):
-        if getattr(task, split):
-            rows = tasks.rows(task, split)
-            print(f"{split}: {len(rows)} rows of {rows.file}")
+        with contextlib.suppress(DataError):  # a share of few rows may hold none
+            if getattr(task, split):
+                rows = tasks.rows(task, split)
+                print(f"{split}: {len(rows)} rows of {rows.file}")
     groups = [question.group for question in tasks.questions(task)]
     counts = ", ".join(f"{group} {groups.count(group)}" for group in dict.fromkeys(groups))
     print(f"test: {len(groups)} questions ({counts})")

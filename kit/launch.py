@@ -67,8 +67,8 @@ def run(script, num_processes=1, *, strategy="ddp", echo=print, **params) -> dic
         folder = Path(folder)
         command = [sys.executable, "-m", *launcher * (num_processes > 1), "kit.launch",
                    str(num_processes), str(folder), str(script), *flags]
-        progress = {"KIT_PROGRESS": str(folder / "progress.txt")}
-        if _live(command, progress | os.environ | _environment(num_processes), echo):
+        progress = {"KIT_PROGRESS": str(folder / "progress.txt")}  # make course reads its own file
+        if _live(command, progress | os.environ | _environment(num_processes), echo, folder):
             raise _failure(folder, num_processes, echo)
         result = folder / "run.txt"
         report = Path(result.read_text(), "report.json") if result.exists() else result
@@ -138,12 +138,12 @@ def _port():
         return free.getsockname()[1]
 
 
-def _live(command, environment, echo):
+def _live(command, environment, echo, folder):
     """Run the command, hand on its lines, return its exit code; none of its processes stays."""
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True,
                                stderr=subprocess.STDOUT, errors="replace", start_new_session=True)
     ended = threading.Event()
-    progress = (Path(environment["KIT_PROGRESS"]), ended, echo)
+    progress = (folder / "progress.txt", ended, echo)
     threading.Thread(target=_hand_on_progress, args=progress, daemon=True).start()
     try:
         # The launcher says less about a failed process than the process itself left in its file.
@@ -241,7 +241,7 @@ def _process(num_processes, folder, file):
 
 
 def _forked(function, num_processes, folder, writer, args):
-    sys.stdout = open(writer, "w", buffering=1, encoding="utf-8")  # noqa: SIM115  for the process
+    sys.stdout = open(writer, "w", buffering=1, encoding="utf-8")
     logging.disable(logging.NOTSET)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # torch's handler hangs in a fork
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -169,25 +169,26 @@ def control_counts(data, tokenizer):
     columns = [name for name in data.column_names if name.endswith("_ids")]
     for batch in data.select_columns(columns).with_format("arrow")[:].to_batches(ROWS):
         for name in columns:
-            ids = np.bincount(batch[name].flatten().to_numpy(), minlength=max(names, default=0) + 1)
+            ids = batch[name].flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+            ids = np.bincount(ids, minlength=max(names, default=0) + 1)
             counts += Counter({i: int(ids[i]) for i in names})
     return Counter({names[i]: n for i, n in sorted(counts.items())})
 
 
 def template_counts(rows, tokenizer, paired):
     """Return the Counter of the control tokens that the template writes around these rows."""
-    names, counts = chat.control_ids(tokenizer), Counter()
+    names, counts, reply = chat.control_ids(tokenizer), Counter(), []
+    if rows.kind == "preferences":
+        template = chat.layout(tokenizer, ("user", "assistant"))
+        reply = [item.id for item in template if item.trained] * (1 + paired)
     if rows.kind == "completion":
         return Counter({names[chat.stop_token(tokenizer)]: len(rows)})
     for row in rows:
         messages = row.get("messages") or chat.as_messages(row["prompt"], "user")
         roles = tuple(message["role"] for message in messages)
         items = chat.layout(tokenizer, roles, rows.kind == "preferences")
-        counts.update(item.id for item in items)
-        if rows.kind == "preferences":
-            reply = [item.id for item in chat.layout(tokenizer, (*roles, "assistant")) if item.trained]
-            counts.update(reply * (1 + paired))
-    return Counter({names[i]: n for i, n in sorted(counts.items()) if i in names})
+        counts.update([item.id for item in items] + reply)
+    return Counter({names[i]: counts[i] for i in sorted(names) if counts[i]})
 
 
 def batch_checks(data, collate):

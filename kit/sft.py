@@ -133,12 +133,17 @@ def hardware(params, processes=None):
         "bf16": models.compute_dtype(where) == torch.bfloat16,
         checkpointing: False,
         "use_cpu": where == "cpu",
-        "max_steps": int(os.environ.get("KIT_MAX_STEPS") or -1),
+        **({"max_steps": int(os.environ["KIT_MAX_STEPS"])} if smoke_test() else {}),
         "train_sampling_strategy": "sequential",  # sft_dataset and dpo_dataset have drawn the order
         "dataloader_pin_memory": where == "cuda",
         "ddp_find_unused_parameters": False,  # every trained weight is in every loss
         "optim": "adamw_torch_fused" if where == "cuda" else "adamw_torch",
     }
+
+
+def smoke_test():
+    """Return whether KIT_MAX_STEPS asks for a run of a few steps."""
+    return bool(os.environ.get("KIT_MAX_STEPS"))
 
 
 def mean_loss(model, encoded, *, batch_size=32):
@@ -247,7 +252,7 @@ def before_and_after(params, run, evaluate=scoring.evaluate):
     Both answer the same test questions, at most SCORED, evenly spaced over the test files.
     """
     task = tasks.load(params.task, check=False)
-    questions, most = tasks.questions(task), 8 if os.environ.get("KIT_MAX_STEPS") else SCORED
+    questions, most = tasks.questions(task), 8 if smoke_test() else SCORED
     questions, results = questions[:: math.ceil(len(questions) / most)], []
     for name in (runs.start_from(params), run.model):
         model, tokenizer = models.load(name)

@@ -331,8 +331,6 @@ def _check(task, on_bad):
     tests = questions(task)
     held_out = tests + (questions(task, "validation") if isinstance(task.validation, Path) else [])
     if on_bad == "stop":
-        if task.validation:
-            rows(task, "validation")
         for split in ("train", "completions", "pairs"):
             if getattr(task, split):
                 records.split_leaked(rows(task, split), held_out)

@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 
-import pytest
 from conftest import PROJECT
 
 LESSONS = sorted(file.name for file in (PROJECT / "notebooks").glob("[0-9]*.ipynb"))
@@ -21,26 +20,20 @@ def answer(model, tokenizer, messages, text):
 show.chat_box(None, None, "Be brief.", ["scripted turn"], answer=answer)
 """
 TRAIN = """
-import json, pathlib, time
-from kit import show
-place = pathlib.Path("step.json")
-def train(total):
-    first = json.loads(place.read_text()) if place.exists() else 0
-    bar = show.progress("short", total)
-    bar.note("loading")
-    time.sleep(1)
-    try:
-        for step in range(first + 1, total + 1):
-            time.sleep(0.02)
-            bar.update(step, loss=3 / step, validation=4 / step if step % 50 == 0 else None)
-    except KeyboardInterrupt:
-        bar.note("stopping after this step")
-        time.sleep(1)
-        place.write_text(json.dumps(step))
-        return bar.finish(f"stopped after step {step}; run this again to go on")
-    bar.finish(f"trained from step {first + 1} to step {step}")
-train(600)
-""",
+import os
+from trl import SFTConfig, SFTTrainer
+from kit import settings, sft
+os.environ["KIT_MAX_STEPS"] = "80"
+def make_trainer(params, run, model, tokenizer, encoded):
+    config = SFTConfig(**run.settings(), **sft.hardware(params), max_length=None,
+                       dataset_kwargs={"skip_prepare_dataset": True})
+    rows = sft.sft_dataset(encoded, params.batch_size, params.seed)
+    return SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
+""", """
+params = settings.Settings(run="short", batch_size=8)
+run = sft.train(params, sft.load_chats, make_trainer, evaluate=None)
+"""
+LINE = r"step (\d+)/80 · [\d.]+ (?:steps/s|s per step) · \d+:\d\d left · loss [\d.]+"
 
 
 def test_every_lesson_opens(lab):
@@ -64,37 +57,38 @@ def test_first_lesson_runs_whole(lab):
     lab.screenshot("first_lesson")
 
 
-@pytest.fixture
-def training(lab):
-    """Return a lab with a training cell that runs for 13 seconds."""
+def wait_for_step(lab, least):
+    """Wait until the progress line shows a step of at least `least`; return the line."""
+    for _ in range(600):
+        if (line := re.search(LINE, lab.outputs())) and int(line[1]) >= least:
+            return line[0]
+        lab.page.wait_for_timeout(100)
+    raise AssertionError(f"expected step {least} in a minute, got {lab.outputs()[-500:]}")
+
+
+def test_training_shows_progress_stops_and_resumes(lab):
     lab.write("training.ipynb", *TRAIN)
-    (lab.folder / "notebooks" / "step.json").unlink(missing_ok=True)
     lab.open("training.ipynb")
+    page = lab.page
     lab.command("notebook:run-all-cells")
-    return lab
-
-
-def test_progress_changes_stops_and_resumes(training):
-    page = training.page
-    page.wait_for_selector("text=loading")
-    lines = []
-    for _ in range(2):
-        page.wait_for_function("line => document.body.innerText.match(/step [1-9]\\d*\\/600 · .*left · loss .*/)?.[0] "
-                               "?? line !== line", arg=lines[-1] if lines else "")
-        lines.append(re.search(r"step \d+/600 · [\d.]+ steps/s · \d:\d\d left · loss [\d.]+", training.outputs())[0])
-        page.wait_for_timeout(1500)
-    assert lines[0] != lines[1]
+    page.wait_for_selector(".jp-OutputArea >> text=checking")
+    first = wait_for_step(lab, 2)
+    assert wait_for_step(lab, 8) != first
     page.wait_for_selector("img[alt^='loss (nats per token) by step']")
-    assert page.locator(".jp-CodeCell .jp-InputPrompt").first.inner_text().strip() == "[*]:"
-    training.screenshot("training")
-    training.command("notebook:interrupt-kernel")
-    page.wait_for_selector("text=stopping after this step", timeout=2000)
-    page.wait_for_selector("text=stopped after step")
-    training.run_all()
-    training.save()
-    output, = training.read("training.ipynb").cells[0].outputs
-    first, last = map(int, re.search(r"trained from step (\d+) to step (\d+)", output.data["text/plain"]).groups())
-    assert first > 50 and last == 600 and output.data["text/html"].count("<img") == 1
+    assert page.locator(".jp-CodeCell .jp-InputPrompt").last.inner_text().strip() == "[*]:"
+    lab.screenshot("training")
+    lab.command("notebook:interrupt-kernel")
+    page.wait_for_selector("text=stopping after this step", timeout=3000)
+    page.wait_for_selector("text=/stopped after step \\d+ of 80/")
+    lab.screenshot("stopped")
+    lab.run_all()
+    assert re.search(r"resuming from checkpoint-\d+", lab.outputs())
+    lab.save()
+    lab.screenshot("trained")
+    outputs = lab.read("training.ipynb").cells[1].outputs
+    text = "".join(output.get("text") or output.data["text/plain"] for output in outputs)
+    assert re.search(r"trained 80 steps \(\d+ of them before\) in \d+ s", text) and "left" not in text
+    assert sum(output.get("data", {}).get("text/html", "").count("<img") for output in outputs) == 1
 
 
 def test_widgets_work_and_reopen_as_their_twins(lab):

@@ -6,18 +6,15 @@ import math
 import pytest
 import torch
 from bases import PAIRS, base
-from test_sft import PairTrainer, dpo, settings
+from test_sft import dpo_trainer, settings
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
-from kit import chat, dpo, preflight, records, schedules, scoring, sft
+from kit import chat, dpo, preflight, records, scoring, sft, tasks
 from kit.errors import SettingsError
+from kit.settings import Settings
 
+CRON = tasks.load("cron", check=False)
 ASKED = [{"role": "user", "content": "every day at nine"}]
-
-
-class OnceTrainer(PairTrainer):
-    def _precompute_ref_logps(self, dataset, name, batch_size):
-        return dpo.with_reference(self, dataset)
 
 
 def row(chosen, prompt=ASKED):
@@ -44,20 +41,20 @@ def texts(pair):
     ("That is not a schedule.", ["At what time?"], *[("That is not a schedule.", "At what time?")] * 2),
 ])
 def test_own_pairs(gold, samples, truth, form):
-    for found, expected in ((dpo.own([row(gold)], [samples], schedules), truth),
-                            (dpo.own([row(gold)], [samples], schedules, form=True), form)):
+    for found, expected in ((dpo.own([row(gold)], [samples], CRON), truth),
+                            (dpo.own([row(gold)], [samples], CRON, form=True), form)):
         assert [texts(pair) for pair in found] == ([expected] if expected else [])
         assert all(pair["prompt"] == ASKED and list(pair) == ["prompt", "chosen", "rejected"] for pair in found)
 
 
 def test_rows_and_samples_must_match():
     with pytest.raises(ValueError, match="zip"):
-        dpo.own([row("0 9 * * *")], [], schedules)
+        dpo.own([row("0 9 * * *")], [], CRON)
 
 
 def test_written_pairs_are_what_the_reader_reads(tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RUNS", str(tmp_path))
-    made = dpo.own([row("0 9 * * *"), row("caf\u00e9?")], [["0 8 * * *"], ["0 8 * * *"]], schedules)
+    made = dpo.own([row("0 9 * * *"), row("caf\u00e9?")], [["0 8 * * *"], ["0 8 * * *"]], CRON)
     file = dpo.write(made, "04_own")
     assert file == tmp_path / "04_own" / "preferences.jsonl"
     assert list(records.read(file, "preferences")) == made and len(made) == 2
@@ -91,7 +88,7 @@ def build(folder, kind, loss_type, tied=True, seed=0):
                                   loss_weights=[1.0] * len(loss_type), lr_scheduler_type="constant", beta=0.5,
                                   precompute_ref_log_probs=kind == "once"), per_device_eval_batch_size=2)
     data = sft.dpo_dataset(chat.encode_pairs(tokenizer, PAIRS * 2), 2)
-    return OnceTrainer(model, reference, config, processing_class=tokenizer, train_dataset=data), tokenizer
+    return dpo.PairTrainer(model, reference, config, processing_class=tokenizer, train_dataset=data), tokenizer
 
 
 @pytest.mark.parametrize(("loss_type", "tied"), [(["sigmoid", "sft"], True), (["sigmoid", "sft"], False),
@@ -116,7 +113,7 @@ def test_only_rows_of_the_run_are_asked_about(tmp_path, given, asked):
     model, tokenizer = base()
     data = sft.dpo_dataset(chat.encode_pairs(tokenizer, PAIRS * 2), 2)
     config = DPOConfig(**{**settings(tmp_path), **given, "precompute_ref_log_probs": True})
-    trainer = OnceTrainer(model, base()[0], config, processing_class=tokenizer, train_dataset=data)
+    trainer = dpo.PairTrainer(model, base()[0], config, processing_class=tokenizer, train_dataset=data)
     known = [not math.isnan(logp) for logp in trainer.train_dataset["ref_rejected_logps"]]
     assert known == [True] * asked + [False] * (6 - asked)
     trainer.train()
@@ -130,12 +127,12 @@ def test_adapters_off_are_the_reference(tmp_path, tied):
     for kind in ("off", "folder", "once"):
         torch.manual_seed(3)
         model, tokenizer = base(tied)
-        adapters = sft.lora(4, model)
+        adapters = sft.lora(Settings(lora_rank=4), model)
         reference = base(tied)[0] if kind == "folder" else None
         config = DPOConfig(**settings(tmp_path / kind, num_train_epochs=1, learning_rate=1e-2, logging_steps=1,
                                       beta=0.5, precompute_ref_log_probs=kind == "once"))
         torch.manual_seed(5)
-        trainer = OnceTrainer(model, reference, config, processing_class=tokenizer, peft_config=adapters,
+        trainer = dpo.PairTrainer(model, reference, config, processing_class=tokenizer, peft_config=adapters,
                               train_dataset=sft.dpo_dataset(chat.encode_pairs(tokenizer, PAIRS * 2), 2))
         found.append(losses(trainer))
     assert found[0] == pytest.approx(found[1], abs=1e-5) and found[0] == pytest.approx(found[2], abs=1e-5)
@@ -158,7 +155,7 @@ def test_preflight_sees_stored_logps_of_another_model(tmp_path):
 def test_the_control_has_the_loss_of_the_sft_term(tmp_path):
     """SFTTrainer on chosen_only gives, batch by batch, what TRL's loss type "sft" gives on the pairs."""
     model, tokenizer = base()
-    both = dpo(tmp_path / "a", model, base()[0], tokenizer, loss_type=["sft"])
+    both = dpo_trainer(tmp_path / "a", model, base()[0], tokenizer, loss_type=["sft"])
     data = sft.dpo_dataset(chat.encode_pairs(tokenizer, PAIRS), 2)
     config = SFTConfig(**settings(tmp_path / "b", dataset_kwargs={"skip_prepare_dataset": True}))
     control = SFTTrainer(base()[0], config, train_dataset=dpo.chosen_only(data), processing_class=tokenizer)
@@ -180,10 +177,10 @@ def test_preflight_passes_the_control_and_sees_a_reply_too_many(tmp_path):
     data = dpo.chosen_only(sft.dpo_dataset(chat.encode_pairs(tokenizer, rows), 2))
     config = SFTConfig(**settings(tmp_path / "a", dataset_kwargs={"skip_prepare_dataset": True}))
     trainer = SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer)
-    assert all(check.passed for check in sft.preflight(trainer, tokenizer, rows))
+    assert all(check.passed for check in preflight.run(trainer, tokenizer, rows))
     columns = data.to_dict()
     for name in columns:
         columns[name][0] = columns[name][0] + columns[name][0][-1:]
     trainer.train_dataset = sft.dataset(columns, "one <end> more")
     with pytest.raises(SettingsError, match="preflight: "):
-        sft.preflight(trainer, tokenizer, rows)
+        preflight.run(trainer, tokenizer, rows)

@@ -329,7 +329,7 @@ def test_the_table_has_a_row_per_way_and_explains_its_columns():
     for term in memory.TERMS:
         assert term in head and f"{term}: " in notes
     alone = memory.planner(AutoConfig.for_model("llama", **SMALL, num_hidden_layers=2))
-    assert alone.rich.startswith("<table>")
+    assert alone.rich.startswith("<table")
 
 
 def test_large_numbers_have_separators_and_a_verdict():

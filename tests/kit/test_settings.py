@@ -309,7 +309,7 @@ def test_two_classes_of_one_name_keep_their_own_limits():
     first = Twin
 
     @dataclass(frozen=True)
-    class Twin(Settings):  # noqa: F811
+    class Twin(Settings):
         size: int = 9  # rows [> 8]
 
     assert first(size=1).size == 1

@@ -8,6 +8,7 @@ import json
 import math
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,15 +23,19 @@ from trl.kernels import chunked_logprob
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from kit import chat, preflight, records, runs, sft, speed
-from kit.engine import attention, fingerprint
-from kit.errors import DataError, MissingError, SettingsError
+from kit.engine import attention, distributed, fingerprint
+from kit.errors import DataError, SettingsError
+from kit.settings import Settings
 
 LN2 = 0.6931471805599453
+PARAMS = Settings(batch_size=2)
 PROJECT = Path(sft.__file__).parents[1]
 CHAT_ROWS = [row for row in CHATS if row[-1]["content"]]  # the readers refuse an empty reply
 
 
 class PairTrainer(DPOTrainer):
+    """Rows that are ids already, and TRL's own reference: at each step, or its own pass before them."""
+
     def _prepare_dataset(self, dataset, *args, **kwargs):
         return dataset
 
@@ -42,16 +47,16 @@ def tied(request):
 
 def settings(folder, **more):
     return {"output_dir": str(folder), "report_to": "none", "disable_tqdm": True, "max_length": None,
-            "save_strategy": "no", **sft.hardware(2, 2, 1), **more}
+            "save_strategy": "no", **sft.hardware(PARAMS, 1), **more}
 
 
-def sft(folder, model, tokenizer, encoded, adapters=None, **more):
+def sft_trainer(folder, model, tokenizer, encoded, adapters=None, **more):
     config = SFTConfig(**settings(folder, dataset_kwargs={"skip_prepare_dataset": True}, **more))
     return SFTTrainer(model, config, train_dataset=sft.sft_dataset(encoded, 2), processing_class=tokenizer,
                       peft_config=adapters)
 
 
-def dpo(folder, model, reference, tokenizer, adapters=None, **more):
+def dpo_trainer(folder, model, reference, tokenizer, adapters=None, **more):
     pairs = chat.encode_pairs(tokenizer, PAIRS[:2])
     return PairTrainer(model, reference, DPOConfig(**settings(folder, **more)), processing_class=tokenizer,
                        train_dataset=sft.dpo_dataset(pairs, 2), peft_config=adapters)
@@ -123,7 +128,7 @@ def test_datasets_keep_ids_and_labels_together():
 
 def test_rows_as_arrays_make_the_same_batches(tmp_path):
     model, tokenizer = base()
-    trainer = sft(tmp_path, model, tokenizer, chat.encode_chats(tokenizer, CHATS))
+    trainer = sft_trainer(tmp_path, model, tokenizer, chat.encode_chats(tokenizer, CHATS))
 
     def seen():
         batch = trainer.data_collator(list(trainer.train_dataset))
@@ -140,7 +145,7 @@ def test_rows_as_arrays_make_the_same_batches(tmp_path):
 
 def test_collator_puts_no_pad_in_the_loss(tmp_path):
     model, tokenizer = base()
-    trainer = sft(tmp_path, model, tokenizer, chat.encode_chats(tokenizer, CHATS))
+    trainer = sft_trainer(tmp_path, model, tokenizer, chat.encode_chats(tokenizer, CHATS))
     batch = trainer.data_collator(list(trainer.train_dataset))
     pads = batch["input_ids"] == tokenizer.pad_token_id
     assert pads.any() and (batch["labels"][pads] == -100).all()
@@ -151,11 +156,32 @@ def test_collator_puts_no_pad_in_the_loss(tmp_path):
 # Settings
 
 
-def test_batch_that_does_not_divide_is_refused():
-    with pytest.raises(SettingsError, match=r"multiple of micro_batch_size x processes = 12, got 32"):
-        sft.hardware(32, 4, 3)
-    found = sft.hardware(48, 4, 3)
-    assert (found["per_device_train_batch_size"], found["gradient_accumulation_steps"]) == (4, 4)
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_size", [16, 32])
+def test_any_number_of_processes_shares_a_batch(batch_size, processes):
+    """The default settings: each step takes exactly batch_size rows, each once, dealt out about evenly."""
+    settings = sft.hardware(Settings(batch_size=batch_size), processes)
+    size, accumulation = settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]
+    assert (size, accumulation) == (math.ceil(batch_size / processes), 1)
+    rows = 5 * batch_size + 7
+    shared = list(distributed.Shared(range(rows), size, processes, batch_size))
+    assert [i for batch in shared for i in batch] == list(range(rows)) and len(shared) == 6 * processes
+    for step in range(5):
+        batches = shared[step * processes : (step + 1) * processes]
+        assert sum(map(len, batches)) == batch_size and max(map(len, batches)) - min(map(len, batches)) <= 1
+
+
+def test_fewer_rows_per_step_than_processes_are_refused():
+    with pytest.raises(SettingsError, match="batch_size: expected at least 4, the number of processes, got 3; raise"):
+        sft.hardware(Settings(batch_size=3), 4)
+    settings = sft.hardware(Settings(batch_size=48, micro_batch_size=4), 3)
+    assert (settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]) == (4, 4)
+
+
+def test_steps_of_a_smoke_test(monkeypatch):
+    assert "max_steps" not in sft.hardware(PARAMS, 1)
+    monkeypatch.setenv("KIT_MAX_STEPS", "3")
+    assert sft.hardware(PARAMS, 1)["max_steps"] == 3
 
 
 CALLED = {"SFTConfig": SFTConfig, "DPOConfig": DPOConfig, "SFTTrainer": SFTTrainer, "DPOTrainer": DPOTrainer,
@@ -191,18 +217,18 @@ def test_an_argument_that_is_gone_is_seen():
 @pytest.mark.parametrize("config", [SFTConfig, DPOConfig])
 def test_settings_are_known_and_not_deprecated(config, tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RUNS", str(tmp_path))
-    run = runs.start("drift", {"seed": 0})
+    run = runs.start({"run": "drift", "seed": 0})
     known = {field.name for field in dataclasses.fields(config)}
-    assert sft.hardware(8, 4, 1).keys() - known == set() == run.settings().keys() - known
+    assert sft.hardware(PARAMS, 1).keys() - known == set() == run.settings().keys() - known
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        made = config(**sft.hardware(2, 2, 1), **run.settings(), max_length=None)
+        made = config(**sft.hardware(PARAMS, 1), **run.settings(), max_length=None)
     assert not made.gradient_checkpointing
     assert made.bf16 == (sft.models.compute_dtype() == torch.bfloat16)
 
 
 def loss_and_gradients(folder, model, tokenizer):
-    trainer = sft(folder, model, tokenizer, chat.encode_chats(tokenizer, CHATS))
+    trainer = sft_trainer(folder, model, tokenizer, chat.encode_chats(tokenizer, CHATS))
     batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
     model.zero_grad()
     loss = trainer.compute_loss(model, batch)
@@ -253,15 +279,15 @@ def test_evaluation_loss_weighs_tokens_whatever_the_batch(tied, more):
 def trained(name, file, tied, on_bad):
     """A run as a lesson makes it, for three steps."""
     model, tokenizer = base(tied)
-    run = runs.start(name, {"seed": 0, "save_steps": 100}, data=[file])
+    run = runs.start({"run": name, "seed": 0, "save_steps": 100}, data=[file])
     rows = records.read(file, "chat", on_bad=on_bad)
     encoded = chat.encode_chats(tokenizer, [row["messages"] for row in rows])
     rows = records.split_too_long(rows, [len(e.input_ids) for e in encoded], 60)
     encoded = [e for e in encoded if len(e.input_ids) <= 60]
-    config = SFTConfig(**run.settings(), **sft.hardware(2, 2, 1), max_steps=3, learning_rate=1e-2, max_length=None,
+    config = SFTConfig(**run.settings(), **sft.hardware(PARAMS, 1), max_steps=3, learning_rate=1e-2, max_length=None,
                        dataset_kwargs={"skip_prepare_dataset": True})
     trainer = SFTTrainer(model, config, train_dataset=sft.sft_dataset(encoded, 2), processing_class=tokenizer)
-    sft.preflight(trainer, tokenizer, rows)
+    preflight.run(trainer, tokenizer, rows)
     sft.report_rows(run, rows)
     run.train(trainer, tokenizer)
     return run
@@ -282,9 +308,9 @@ def test_training_on_a_file_with_bad_rows_is_training_on_its_good_rows(tied, tmp
     assert (told["rows_in"], told["rows_used"], len(told["rows_rejected"])) == (7, 4, 3)
     name = tmp_path / "mixed.jsonl"
     assert told["rows_rejected"] == [
-        f"{name}:1: messages[0].role: expected system, user or assistant, came 'bot'",
-        f"{name}:4: expected at most 60 tokens, came 110 tokens",
-        f"{name}:8: expected UTF-8, came the byte 0xe9 at byte 4"]
+        f"{name}:1: messages[0].role: expected system, user or assistant, got 'bot'",
+        f"{name}:4: expected at most 60 tokens, got 110 tokens",
+        f"{name}:8: expected UTF-8, got the byte 0xe9 at byte 4"]
     assert told["rows_duplicate"] == [{"line": 6, "first": 2, "exact": True}, {"line": 7, "first": 5, "exact": True}]
     kept = records.read_rejected(mixed.folder / "rejected.jsonl")
     assert [raw for _, raw in kept] == [bad[0], bad[2], bad[1]]
@@ -314,23 +340,23 @@ def failing(good, name, encoded=None, model=None):
     """Preflight must stop at the check of this name, or at any if it is None."""
     trainer = stand_in(good, encoded, model)
     with pytest.raises(SettingsError) as caught:
-        sft.preflight(trainer, good.tokenizer, good.rows)
-    assert name is None or f"preflight: {name} does not hold" in str(caught.value)
+        preflight.run(trainer, good.tokenizer, good.rows)
+    assert name is None or f"preflight: expected: {name}, got: " in str(caught.value)
     return str(caught.value)
 
 
 def test_preflight_passes_good_rows(good):
-    trainer = sft(good.folder, good.model, good.tokenizer, good.encoded)
-    found = sft.preflight(trainer, good.tokenizer, good.rows)
+    trainer = sft_trainer(good.folder, good.model, good.tokenizer, good.encoded)
+    found = preflight.run(trainer, good.tokenizer, good.rows)
     assert all(check.passed for check in found)
     trained = sum(sum(e.loss_mask) for e in good.encoded)
     assert {check.name: check.detail for check in found if "embedding" not in check.name} == {
         "rows in = used + rejected": "2 = 2 + 0",
-        "every row trains a token": "0 rows without",
-        "labels are the ids of their places": "0 rows with others",
-        "every trained span ends with <end>": "0 spans without",
-        "every trained span is one reply": "0 spans with more or less",
-        "control ids = turns": "<system> 1, <user> 3, <assistant> 3, <end> 3",
+        "every row trains a token": "0 rows without a trained token",
+        "labels are the ids of their places": "0 rows with wrong labels",
+        "every trained span ends with <end>": "0 spans that do not end with <end>",
+        "every trained span is one reply": "0 spans that are not exactly one reply",
+        "control ids = those of the template": "<system> 1, <user> 3, <assistant> 3, <end> 3",
         "a batch trains what its rows train": f"{trained} ids of {trained}",
         "control rows distinct and trainable": found[-3].detail,
         "trained weights are float32": "float32",
@@ -341,9 +367,7 @@ def test_preflight_counts_rejected_rows(tmp_path, good):
     bad = {"messages": [{"role": "bot", "content": "x"}]}
     rows = rows_of(tmp_path, "chat", [{"messages": CHAT_ROWS[0]}, bad], on_bad="skip")
     trainer = SimpleNamespace(model=good.model, train_dataset=sft.sft_dataset(good.encoded[:1], 2))
-    assert sft.preflight(trainer, good.tokenizer, rows)[0].detail == "2 = 1 + 1"
-    told = sft.row_counts(rows)
-    assert (told["rows_in"], told["rows_used"]) == (2, 1) and "chat.jsonl:2" in told["rows_rejected"][0]
+    assert preflight.run(trainer, good.tokenizer, rows)[0].detail == "2 = 1 + 1"
 
 
 def test_preflight_sees_rows_vanish(good):
@@ -356,36 +380,36 @@ def masked(encoded, change):
 
 def test_preflight_sees_a_row_without_loss(good):
     empty = [good.encoded[0], *masked(good.encoded[1:], lambda mask: [0] * len(mask))]
-    assert "1 rows without" in failing(good, "every row trains a token", empty)
+    assert "1 rows without a trained token" in failing(good, "every row trains a token", empty)
 
 
 def test_preflight_sees_the_stop_outside(good):
     inner = masked(good.encoded, lambda mask: [int(a and b) for a, b in zip(mask, [*mask[1:], 0], strict=True)])
-    assert "3 spans without" in failing(good, "every trained span ends with <end>", inner)
+    assert "3 spans that do not end with <end>" in failing(good, "every trained span ends with <end>", inner)
 
 
 def test_preflight_sees_truncation(good):
     cut = [chat.Encoded(e.input_ids[:-1], e.loss_mask[:-1]) for e in good.encoded]
-    assert "2 spans without" in failing(good, "every trained span ends with <end>", cut)
+    assert "2 spans that do not end with <end>" in failing(good, "every trained span ends with <end>", cut)
 
 
 def test_preflight_sees_pad_in_the_loss(good):
     padded = [chat.Encoded([*e.input_ids, 1], [*e.loss_mask, 1]) for e in good.encoded]
-    assert "2 spans without" in failing(good, "every trained span ends with <end>", padded)
+    assert "2 spans that do not end with <end>" in failing(good, "every trained span ends with <end>", padded)
 
 
 def test_preflight_sees_shifted_labels(good):
     left = masked(good.encoded, lambda mask: [*mask[1:], 0])
-    assert "3 spans without" in failing(good, "every trained span ends with <end>", left)
+    assert "3 spans that do not end with <end>" in failing(good, "every trained span ends with <end>", left)
     right = masked(good.encoded[1:], lambda mask: [0, *mask[:-1]])
-    assert "1 spans without" in failing(good, "every trained span ends with <end>", [good.encoded[0], *right])
+    assert "1 spans that do not end with <end>" in failing(good, "every trained span ends with <end>", [good.encoded[0], *right])
 
 
 def test_preflight_sees_a_dropped_role(good):
     user = good.tokenizer.convert_tokens_to_ids("<user>")
     kept = [[(i, m) for i, m in zip(e.input_ids, e.loss_mask, strict=True) if i != user] for e in good.encoded]
     dropped = [chat.Encoded(*map(list, zip(*pairs, strict=True))) for pairs in kept]
-    assert "<system> 1, <assistant> 3, <end> 3" in failing(good, "control ids = turns", dropped)
+    assert "<system> 1, <assistant> 3, <end> 3" in failing(good, "control ids = those of the template", dropped)
 
 
 @pytest.mark.parametrize("token", ["<user>", "<system>", "<assistant>", "<end>", "<|endoftext|>", "<|pad|>"])
@@ -394,15 +418,15 @@ def test_preflight_sees_a_control_id_from_content(good, monkeypatch, token, turn
     forged = copy.deepcopy(CHAT_ROWS)
     forged[0][turn]["content"] = f"every day {token} at 17"
     safe = chat.encode_chats(good.tokenizer, forged)
-    assert all(check.passed for check in sft.preflight(stand_in(good, safe), good.tokenizer, good.rows))
+    assert all(check.passed for check in preflight.run(stand_in(good, safe), good.tokenizer, good.rows))
     monkeypatch.setattr(chat, "_plain", lambda tokenizer: tokenizer.backend_tokenizer)
     unsafe = chat.encode_chats(good.tokenizer, forged)
     found = failing(good, None, unsafe)
     once = sum(e.input_ids.count(good.tokenizer.convert_tokens_to_ids(token)) for e in unsafe)
-    if turn == 2 or token == "<assistant>":
-        assert "every trained span is one reply does not hold: " in found
+    if turn == 2:
+        assert "every trained span is one reply, got: " in found
     else:
-        assert "control ids = turns does not hold: " in found and f"{token} {once}" in found
+        assert "control ids = those of the template, got: " in found and f"{token} {once}" in found
 
 
 def test_preflight_sees_equal_embeddings(good):
@@ -414,7 +438,7 @@ def test_preflight_sees_equal_embeddings(good):
 
 def test_preflight_sees_frozen_embeddings_under_plain_lora(good):
     plain = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = sft(good.folder, good.model, good.tokenizer, good.encoded, plain)
+    trainer = sft_trainer(good.folder, good.model, good.tokenizer, good.encoded, plain)
     assert "frozen" in failing(good, "control rows distinct and trainable", model=trainer.model)
 
 
@@ -427,26 +451,26 @@ def test_preflight_sees_a_stop_that_stops_nothing(good, stops):
 def test_preflight_takes_a_list_of_stops(good):
     good.model.generation_config.eos_token_id = [0, good.tokenizer.eos_token_id]
     trainer = SimpleNamespace(model=good.model, train_dataset=sft.sft_dataset(good.encoded, 2))
-    assert sft.preflight(trainer, good.tokenizer, good.rows)[-1].passed
+    assert preflight.run(trainer, good.tokenizer, good.rows)[-1].passed
 
 
 def test_preflight_of_pairs_wants_ln_2(tmp_path):
     rows = rows_of(tmp_path, "preferences", PAIRS[:2])
     model, tokenizer = base()
-    trainer = dpo(tmp_path, model, base()[0], tokenizer)
-    found = sft.preflight(trainer, tokenizer, rows)
+    trainer = dpo_trainer(tmp_path, model, base()[0], tokenizer)
+    found = preflight.run(trainer, tokenizer, rows)
     assert found[-1].name == "first DPO loss = ln 2" and found[-1].passed
     told = {c.name: c.detail for c in found}
-    assert told["control ids = turns"] == "<system> 1, <user> 3, <assistant> 3, <end> 5"
-    assert told["chosen ids differ from rejected ids"] == "0 pairs alike"
-    wrong = dpo(tmp_path, base()[0], base(seed=9)[0], tokenizer, beta=1.0)
-    with pytest.raises(SettingsError, match="first DPO loss = ln 2 does not hold: ln 2 = 0.6931, loss"):
-        sft.preflight(wrong, tokenizer, rows)
+    assert told["control ids = those of the template"] == "<system> 1, <user> 3, <assistant> 3, <end> 5"
+    assert told["chosen ids differ from rejected ids"] == "0 pairs with equal ids"
+    wrong = dpo_trainer(tmp_path, base()[0], base(seed=9)[0], tokenizer, beta=1.0)
+    with pytest.raises(SettingsError, match="first DPO loss = ln 2, got: ln 2 = 0.6931, loss"):
+        preflight.run(wrong, tokenizer, rows)
 
 
 def test_reference_check_leaves_the_model_as_it_was(tmp_path):
     model, tokenizer = base()
-    trainer = dpo(tmp_path, model, base()[0], tokenizer)
+    trainer = dpo_trainer(tmp_path, model, base()[0], tokenizer)
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     for mode in (True, False):
         trainer.model.train(mode)
@@ -467,10 +491,10 @@ def first_losses(trainer):
 def test_reference_in_memory_precomputed_or_adapter_off(tmp_path):
     steps = {"max_steps": 1, "logging_steps": 1, "learning_rate": 1e-3}
     _, tokenizer = base()
-    live = first_losses(dpo(tmp_path, base()[0], base()[0], tokenizer, **steps))
-    early = first_losses(dpo(tmp_path, base()[0], base()[0], tokenizer, precompute_ref_log_probs=True, **steps))
+    live = first_losses(dpo_trainer(tmp_path, base()[0], base()[0], tokenizer, **steps))
+    early = first_losses(dpo_trainer(tmp_path, base()[0], base()[0], tokenizer, precompute_ref_log_probs=True, **steps))
     model, _ = base()
-    off = first_losses(dpo(tmp_path, model, None, tokenizer, sft.lora(2, model), **steps))
+    off = first_losses(dpo_trainer(tmp_path, model, None, tokenizer, sft.lora(replace(PARAMS, lora_rank=2), model), **steps))
     for losses in (live, early, off):
         assert len(losses) == 1 and abs(losses[0] - LN2) < 1e-5
 
@@ -484,7 +508,7 @@ def test_pairs_packed_are_pairs_padded(tmp_path, monkeypatch):
         (model, tokenizer), (reference, _) = base(), base(seed=9)
         for each in (model, reference):
             attention.use(each).set_attn_implementation(way)
-        trainer = dpo(tmp_path, model, reference, tokenizer, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0])
+        trainer = dpo_trainer(tmp_path, model, reference, tokenizer, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0])
         batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
         loss = trainer.compute_loss(model.train(), batch)
         loss.backward()
@@ -500,8 +524,8 @@ def test_lora_trains_the_role_rows_and_survives(tied, tmp_path, good):
     model, tokenizer = base(tied)
     fresh = copy.deepcopy(model)
     ids = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
-    trainer = sft(tmp_path, model, tokenizer, good.encoded, sft.lora(2, model), max_steps=3, learning_rate=1e-2)
-    assert all(check.passed for check in sft.preflight(trainer, tokenizer, good.rows))
+    trainer = sft_trainer(tmp_path, model, tokenizer, good.encoded, sft.lora(replace(PARAMS, lora_rank=2), model), max_steps=3, learning_rate=1e-2)
+    assert all(check.passed for check in preflight.run(trainer, tokenizer, good.rows))
     trainer.train()
     policy, text = trainer.model.eval(), torch.tensor([good.encoded[0].input_ids])
     table = policy.get_input_embeddings()
@@ -521,25 +545,6 @@ def test_lora_trains_the_role_rows_and_survives(tied, tmp_path, good):
     assert shared == tied == merged.config.tie_word_embeddings
 
 
-# Names
-
-
-def test_run_name_is_a_folder_name():
-    assert sft.run_name("03_sft_chat", "pocket") == "03_sft_chat-pocket"
-    assert sft.run_name("03_sft_chat", "owner/My Model") == "03_sft_chat-owner-My-Model"
-    assert "/" not in sft.run_name("a", "../../x")
-
-
-def test_start_from_names_the_notebook(tmp_path, monkeypatch):
-    monkeypatch.setenv("KIT_RUNS", str(tmp_path))
-    assert sft.start_from("", "pocket") == "pocket"
-    with pytest.raises(MissingError, match=r"run notebooks/02_sft_completion\.ipynb with this model first"):
-        sft.start_from("02_sft_completion", "pocket")
-    made = tmp_path / "02_sft_completion-pocket" / "model"
-    made.mkdir(parents=True)
-    assert sft.start_from("02_sft_completion", "pocket") == made
-
-
 def test_ln_2():
     assert preflight.LN2 == math.log(2) == LN2
 
@@ -549,7 +554,7 @@ def test_one_process_uses_one_of_several_gpus(tmp_path, monkeypatch):
     from trl import SFTConfig
 
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    settings = sft.hardware(8, 8)
+    settings = sft.hardware(replace(PARAMS, batch_size=8))
     config = SFTConfig(output_dir=str(tmp_path), **settings)
     config._n_gpu = 2
     assert config.n_gpu == 1

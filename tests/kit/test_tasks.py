@@ -1,4 +1,4 @@
-"""A task is one file: what loads, what is refused with its line, what the ready-made judges accept."""
+"""A task is one file: what loads, what is refused with its line, what the judges accept."""
 
 import json
 import re
@@ -155,10 +155,10 @@ def test_a_conversation_stays_in_one_split(tmp_path):
 
 def test_too_few_rows_for_a_validation_split(folder):
     write(folder / "train.jsonl", [chat("one ticket", "refund"), chat("two", "cancel")])
-    with pytest.raises(
-        DataError, match="expected chat rows for validation, got none; add rows, or name a file"
-    ):
-        load(folder, FILES)
+    task = load(folder, FILES)
+    assert len(tasks.rows(task)) == 2
+    with pytest.raises(DataError, match="expected chat rows for validation, got none; add rows, or"):  # noqa: E501
+        tasks.rows(task, "validation")
     assert load(folder, FILES + "validation = 0.0\n").validation == 0
 
 
@@ -210,7 +210,7 @@ REFUSED = {
     f"{FILES}colour = 3\n": (2, "write a name of your own in capitals"),
     f"{FILES}def judge(reply, right)\n    return True\n": (2, "SyntaxError"),
     f"{FILES}\nimport json\njson.loads('')\n": (4, "JSONDecodeError"),
-    f"{FILES}system = 5\n": (2, "system: expected text, got 5"),
+    f"{FILES}system = 5\n": (2, "system: expected text, got "),
     f"{FILES}max_new_tokens = 0\n": (2, "a whole number above 0"),
     f'{FILES}judge = "exact"\n': (2, "judge: expected a function"),
     'train = "train.jsonl"\ntest = "tset.jsonl"\n': (2, "test: expected a file, got nothing at"),
@@ -226,7 +226,7 @@ REFUSED = {
         "judge: expected True or False for the reply ''",
     ),
     f"{FILES}def judge(reply):\n    return True\n": (None, "TypeError"),
-    f"{FILES}def judge(reply, right):\n    return reply == right\ndef prefers(reply, right):\n    return 1 / 0\n": (
+    f"{FILES}def judge(reply, right):\n    return reply == right\ndef prefers(reply, right):\n    return 1 / 0\n": (  # noqa: E501
         5,
         "prefers: expected True or False",
     ),
