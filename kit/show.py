@@ -83,11 +83,11 @@ class Progress:
         """Show `text` at once in place of the line, for example "loading"."""
         self._write(text)
 
-    def update(self, done, loss=None, validation=None):
+    def update(self, done, loss=None, validation=None, reward=None):
         """Show that `done` of the total are done; calls in quick succession cost almost nothing."""
         now = time.monotonic()
         self.first = self.first or (done, now)
-        for name, value in (("loss", loss), ("validation", validation)):
+        for name, value in (("loss", loss), ("validation", validation), ("reward", reward)):
             if value is not None:
                 self.series.setdefault(name, []).append((done, value))
         if now - self.written >= LINE_SECONDS:
@@ -106,7 +106,8 @@ class Progress:
             minutes, seconds = divmod(round((self.total - done) / rate), 60)
             speed = f"{rate:.1f} {self.unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s per {self.unit}"
             parts += [speed, f"{minutes}:{seconds:02} left"]
-        return " · ".join(parts + [f"loss {loss:.2f}" for _, loss in self.series["loss"][-1:]])
+        last = {name: self.series.get(name) for name in ("loss", "reward")}
+        return " · ".join(parts + [f"{name} {points[-1][1]:.2f}" for name, points in last.items() if points])
 
     def _draw(self):
         if in_notebook() and len(self.series["loss"]) > 1:
