@@ -29,13 +29,13 @@ HOLD = {"steps": 160, "batch_size": 256, "learning_rate": 3e-5, "beta": 0.2, "ra
 NAIVE = {"steps": 60, "batch_size": 128, "learning_rate": 1e-4, "beta": 0.0, "rare_share": 0.0}
 JOBS = {  # name: (method, settings); a method ending in * has one seed
     "hold": ("grpo", HOLD),
-    "hold, prompts that can teach": ("grpo teachable", HOLD),
     "naive": ("grpo", NAIVE),
     "hacked reward": ("grpo valid *", NAIVE),
     "SFT on right samples, 3e-5": ("own right", {"learning_rate": 3e-5}),
     "SFT on right samples, 1e-4": ("own right", {"learning_rate": 1e-4}),
     "SFT on preferred samples, 1e-4": ("own preferred", {"learning_rate": 1e-4}),
     "DPO": ("dpo", {"learning_rate": 5e-5, "epochs": 0.5, "batch_size": 32}),
+    "hold, prompts that can teach": ("grpo teachable", HOLD),
 }
 
 

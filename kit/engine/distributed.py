@@ -127,7 +127,7 @@ def as_split(trainer):
     """
     import torch
 
-    plugin, model = trainer.accelerator.state.fsdp_plugin, trainer.model
+    plugin, model = getattr(trainer.accelerator.state, "fsdp_plugin", None), trainer.model
     if not (trainer.is_fsdp_enabled and plugin.mixed_precision_policy):
         return model
     dtype = plugin.mixed_precision_policy.param_dtype
