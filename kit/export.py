@@ -1,7 +1,7 @@
 """Write a lesson's notebook as a script: `python -m kit.export [NOTEBOOK ...] [--check]`.
 
 The rules are three. The cell tagged `parameters` defines Params and PARAMS. Cells tagged `export`
-hold imports and definitions. The cell tagged `main` holds the lines that act; they go under the
+hold imports and definitions. The cell tagged `run` holds the lines that act; they go under the
 main guard, after the flags are read. ruff sorts the imports, removes those that the script does
 not use, and formats the text. Without names, every notebook with {"kit": {"script": "name.py"}}
 in its metadata is written.
@@ -18,7 +18,7 @@ from pathlib import Path
 from kit.errors import MissingError, SettingsError, exits
 
 PROJECT = Path(__file__).parents[1]
-TAGS = {"parameters", "export", "main"}
+TAGS = {"parameters", "export", "run"}
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 STYLE = ["--isolated", "--line-length=100", "--target-version=py311", "-"]
 SORT = ["check", "--select=I,F401,F821,F811", "--fix", "--quiet", "--output-format=concise",
@@ -45,18 +45,18 @@ def script(notebook) -> tuple[str, str]:
                 imports.append("from kit.settings import from_flags\n")
                 default = ast.unparse(node.value).removesuffix("()")
                 actions.append(f"PARAMS = from_flags({default})\n\n")
-            elif "main" in tags:
+            elif "run" in tags:
                 actions.append(part)
             elif isinstance(node, DEFINITIONS) or target.isupper():
                 definitions.append(part)
             else:
                 raise SettingsError(f"expected imports and definitions, got {ast.unparse(node)!r}; "
-                                    "move it to a cell tagged `main`, or untagged", **place)
+                                    "move it to a cell tagged `run`, or untagged", **place)
     guard = 'if __name__ == "__main__":\n    with exits():\n' if actions else ""
     action, block = "".join(actions), textwrap.indent("".join(actions), " " * 8)
     moved = ast.parse("if True:\n" + block).body[0].body if actions else []
     if ast.unparse(ast.parse(action)) != ast.unparse(ast.Module(moved, [])):
-        raise SettingsError("expected no string over several lines in the cell tagged `main`, got "
+        raise SettingsError("expected no string over several lines in the cell tagged `run`, got "
                             "one; make it a constant in an `export` cell", file=notebook.name)
     text = docstring + "".join(imports) + "\n\n" + "".join(definitions) + "\n\n" + guard + block
     return name, formatted(text, notebook.name)
@@ -75,7 +75,7 @@ def read(file):
                             file=file.name) from None
     parts = [part for part in parts if part[1]]
     if not parts:
-        raise SettingsError("expected a code cell tagged parameters, export or main, got none; tag "
+        raise SettingsError("expected a code cell tagged parameters, export or run, got none; tag "
                             "the cells that the script needs", file=file.name)
     kit = notebook["metadata"].get("kit", {})
     name = kit.get("script") or re.sub(r"^\d+_", "", file.stem) + ".py"

@@ -8,6 +8,7 @@ once (rows x length; a DPO pair is two rows).
 """
 
 import html
+import inspect
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -136,6 +137,9 @@ class Training:
     def ids(self):
         """T."""
         return self.micro_batch_size * self.length * (2 if self.kind == "dpo" else 1)
+
+
+Training.source = inspect.getsource(Training)  # kit.settings reads limits from the comments
 
 
 class Plan(NamedTuple):

@@ -59,14 +59,29 @@ def load(name, *, random_seed=None, where=None):
     random weights. `model.loaded_sha256` is the hash of the weights, None for a hub id.
     Raises MissingError, SettingsError or CheckpointError in one sentence.
     """
+    folder = find(name)
+    local = Path(folder).is_dir()
+    sha256 = verified(Path(folder)) if local and random_seed is None else None
+    model, tokenizer = parts(name, folder, local, random_seed)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise SettingsError(f"{name}: expected a tokenizer of at most {rows} ids, the rows of the "
+                            f"model's table, got {len(tokenizer)}; use the tokenizer of this model")
+    patches.narrow_states(model)
+    model = attention.use(model.to(where or device()))
+    if model.device.type == "cuda":
+        fuse(model)
+    model.loaded_sha256 = sha256
+    return model, tokenizer
+
+
+def parts(name, folder, local, random_seed):
+    """Return (model, tokenizer) as transformers loads them, or raise an error that names the part."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar over the weights of a small model is noise in a notebook
-    folder = find(name)
-    local = Path(folder).is_dir()
-    sha256 = verified(Path(folder)) if local and random_seed is None else None
     options = {"trust_remote_code": False, "local_files_only": local or not online()}
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # what it would warn about is an error below
@@ -88,15 +103,6 @@ def load(name, *, random_seed=None, where=None):
     finally:
         logging.set_verbosity(verbosity)
     check_tensors(name, tensors)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise SettingsError(f"{name}: expected a tokenizer of at most {rows} ids, the rows of the "
-                            f"model's table, got {len(tokenizer)}; use the tokenizer of this model")
-    patches.narrow_states(model)
-    model = attention.use(model.to(where or device()))
-    if model.device.type == "cuda":
-        fuse(model)
-    model.loaded_sha256 = sha256
     return model, tokenizer
 
 

@@ -1,7 +1,8 @@
-"""What a lesson shows: tables, figures, widgets, exercise verdicts, and the live progress of training.
+"""What a lesson shows: tables, figures, widgets, exercise verdicts, and the progress of training.
 
-Everything has a text twin and HTML. Figures are transparent with mid-grey text: they read in light and dark themes.
-A widget is a second output behind its static twin, and a notebook that is opened again shows the twin.
+Everything has a text twin and HTML. Figures are transparent with mid-grey text, so they read in
+light and dark themes. A widget is a second output behind its static twin, and a notebook that is
+opened again shows the twin.
 """
 
 import base64
@@ -18,36 +19,46 @@ from pathlib import Path
 
 from kit.errors import KitError
 
-LESSONS = {
-    "00_start_here": "start here", "01_tokenizer": "tokenizer", "02_sft_completion": "completion SFT",
-    "03_sft_chat": "chat SFT", "04_dpo": "DPO", "05_evaluate": "evaluate", "06_own_task": "your own task",
-    "07_lora": "LoRA", "08_grpo": "GRPO", "09_ship": "ship", "10_many_gpus": "many GPUs", "11_speed": "speed"}
+LESSONS = (
+    "00_start_here", "01_tokenizer", "02_sft_completion", "03_sft_chat", "04_dpo", "05_evaluate",
+    "06_own_task", "07_lora", "08_grpo", "09_ship", "10_many_gpus", "11_speed")
+ACRONYMS = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO", "lora": "LoRA", "gpus": "GPUs"}
 GREY, DARK, BLUE, ORANGE, RED = "#777777", "#1a202c", "#0072B2", "#E69F00", "#D55E00"
 PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", RED, "#56B4E9")  # Okabe and Ito (2008)
+MARKERS = "osD^v<>P"
 FILLS = {"trained": "#b7e4c7", "ignored": "#e9ecef", "control": "#a9c9f5"}
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False} | dict.fromkeys(
-    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), GREY)
-RIM = "#2f855a"  # round the tokens in the loss; reads on white, on black and on our pale boxes
-CHIP = f"display:inline-block;color:{DARK};border-radius:5px;padding:2px 6px;margin:2px;text-align:center"
+RIM = "#2f855a"  # round the tokens in the loss; reads on white, on black and on the fills
+CHIP = (f"display:inline-block;color:{DARK};border-radius:5px;padding:2px 6px;margin:2px;"
+        "text-align:center;")
+CELL = ("padding:3px 12px 3px 4px;vertical-align:top;line-height:1.4;"
+        "border-bottom:1px solid rgba(128,128,128,0.35);")
+BUBBLE = "padding:5px 10px;border-radius:8px;overflow-wrap:anywhere;line-height:1.4;"
+GREYS = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+STYLE = dict.fromkeys(GREYS, GREY) | {"font.size": 9, "legend.frameon": False} | dict.fromkeys(
+    ("axes.spines.top", "axes.spines.right"), False)
 NUMBER = re.compile(r"[-+]?[\d.,:]+ ?(%|x|[kMGT]?B|m?s)?( to .*| *\[.*\])?|-|nan|", re.IGNORECASE)
-LINE_SECONDS, CURVE_SECONDS, CURVE_POINTS = 1, 4, 400  # least time between two lines, two curves; points of a live curve
+LINE_SECONDS, CURVE_SECONDS = 1, 4  # least time between two progress lines, two live curves
+CURVE_POINTS = 400  # of a live curve
 LONGEST = 2000  # characters of a message in the chat box
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# JupyterLab writes an error where a widget's kernel has gone. Show a widget (JupyterLab
-# wraps it in an .lm-Panel) while it lives, and its twin otherwise.
-SWITCH = """<style>.jp-OutputArea-child:has(.kit-twin):has(+ .jp-OutputArea-child > .lm-Panel > .jupyter-widgets),
-.jp-OutputArea-child:has(.kit-twin) + .jp-OutputArea-child:has(> .lm-Panel):not(:has(> .lm-Panel > .jupyter-widgets))
+# JupyterLab writes an error where a widget's kernel has gone. Show a widget (JupyterLab wraps it in
+# an .lm-Panel) while it lives, and its twin otherwise.
+SWITCH = """<style>
+.jp-OutputArea-child:has(.kit-twin):has(+ .jp-OutputArea-child > .lm-Panel > .jupyter-widgets),
+.jp-OutputArea-child:has(.kit-twin)
+ + .jp-OutputArea-child:has(> .lm-Panel):not(:has(> .lm-Panel > .jupyter-widgets))
 {display: none}</style>"""
 
 
 def in_notebook():
-    """Return whether this process is the kernel of a notebook: not a terminal, not a fork of a kernel."""
+    """Return whether this process is the kernel of a notebook: no terminal, no fork of a kernel."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return getattr(getattr(getattr(shell, "kernel", None), "session", None), "pid", None) == os.getpid()
+    session = getattr(getattr(shell, "kernel", None), "session", None)
+    return getattr(session, "pid", None) == os.getpid()
 
 
 class Shown:
-    """Something to look at: `text` for terminals, `rich` HTML for notebooks, `widget()` for a live notebook."""
+    """Something to look at: `text` for terminals, `rich` HTML for notebooks, `widget()` if live."""
 
     def __init__(self, text, *, rich=None, widget=None):
         self.text, self.rich, self.widget = text, rich, widget
@@ -69,9 +80,9 @@ class Shown:
 
 
 class Progress:
-    """One line in place, and in a live notebook a loss curve under it; silent where nobody looks and on rank > 0.
+    """One line in place, in a live notebook a loss curve too; silent on rank > 0 or without reader.
 
-    A terminal shows the line on stderr. The environment variable KIT_PROGRESS names a file for the line.
+    A terminal gets the line on stderr, and so does the file that KIT_PROGRESS names.
     """
 
     def __init__(self, title, total, unit="step"):
@@ -101,18 +112,21 @@ class Progress:
         self._write(text, end="\n")
 
     def _line(self, done, now):
-        parts, rate = [f"{self.unit} {done:,}/{self.total:,}"], (done - self.first[0]) / max(now - self.first[1], 1e-9)
-        if rate:
+        parts = [f"{self.unit} {done:,}/{self.total:,}"]
+        if rate := (done - self.first[0]) / max(now - self.first[1], 1e-9):
             minutes, seconds = divmod(round((self.total - done) / rate), 60)
-            speed = f"{rate:.1f} {self.unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s per {self.unit}"
-            parts += [speed, f"{minutes}:{seconds:02} left"]
-        last = {name: self.series.get(name) for name in ("loss", "reward")}
-        return " · ".join(parts + [f"{name} {points[-1][1]:.2f}" for name, points in last.items() if points])
+            fast = f"{rate:.1f} {self.unit}s/s"
+            parts += [fast if rate >= 1 else f"{1 / rate:.1f} s per {self.unit}"]
+            parts += [f"{minutes}:{seconds:02} left"]
+        last = {name: points[-1][1] for name, points in self.series.items() if points}
+        return " · ".join(parts + [f"{k} {last[k]:.2f}" for k in ("loss", "reward") if k in last])
 
     def _draw(self):
         if in_notebook() and len(self.series["loss"]) > 1:
-            thin = {k: [*points[:: len(points) // CURVE_POINTS + 1], points[-1]] for k, points in self.series.items()}
-            self.curve, self.drawn = curves(thin, smooth=0.9, x=self.unit, title=self.title).rich, time.monotonic()
+            thin = {name: points[:: -(len(points) // CURVE_POINTS + 1)][::-1]  # with the last one
+                    for name, points in self.series.items()}
+            self.curve = curves(thin, smooth=0.9, x=self.unit, title=self.title).rich
+            self.drawn = time.monotonic()
 
     def _write(self, line, end=""):
         self.written = time.monotonic()
@@ -124,7 +138,8 @@ class Progress:
             from IPython.display import DisplayHandle
 
             update, self.display = self.display is not None, self.display or DisplayHandle()
-            bundle = {"text/plain": line, "text/html": f"<div>{html.escape(line)}</div>{self.curve}"}
+            rich = f"<div>{html.escape(line)}</div>{self.curve}"
+            bundle = {"text/plain": line, "text/html": rich}
             self.display.display(bundle, raw=True, update=update)
         elif sys.stderr.isatty():
             print(f"\r{line:{self.width}}", end=end, file=sys.stderr, flush=True)
@@ -137,22 +152,23 @@ progress = Progress
 
 
 def table(headers, rows, code=(), style=lambda row, column: ""):
-    """Return a table: text to the left, columns of numbers to the right, the columns named in `code` in monospace.
+    """Return a table: text to the left, numbers to the right, the columns in `code` in monospace.
 
-    `style(row, column)` returns more CSS for a cell; `row` is that of `rows`, `column` a header.
+    `style(row, column)` returns more CSS for a cell of row number `row` under the header `column`.
     """
     cells = [[str(cell) for cell in row] for row in [headers, *rows]]
     columns = list(zip(*cells, strict=True))
-    right = [any(column[1:]) and all(map(NUMBER.fullmatch, column[1:])) for column in columns]
-    widths, lines, rich = [max(map(len, column)) for column in columns], [], []
+    right = [any(c[1:]) and all(map(NUMBER.fullmatch, c[1:])) for c in columns]
+    widths, lines, rich = [max(map(len, c)) for c in columns], [], []
     for at, row in enumerate(cells):
-        padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)]
+        padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)]
         lines.append("  ".join(padded).rstrip())
         tag, parts = "td" if at else "th", []
-        for cell, name, number in zip(row, cells[0], right, strict=True):
-            css = f"text-align:{'right' if number else 'left'};padding:3px 12px 3px 4px;vertical-align:top;line-height:1.4;"
-            css += "border-bottom:1px solid rgba(128,128,128,0.35);" + ("font-family:monospace;" if at and name in code else "")
-            parts.append(f'<{tag} style="{css}{style(at - 1, name) if at else ""}">{html.escape(cell)}</{tag}>')
+        for cell, name, number in zip(row, cells[0], right):
+            css = f"text-align:{'right' if number else 'left'};{CELL}"
+            if at:
+                css += style(at - 1, name) + ("font-family:monospace;" if name in code else "")
+            parts.append(f'<{tag} style="{css}">{html.escape(cell)}</{tag}>')
         rich.append(f"<tr>{''.join(parts)}</tr>")
     rich = f"<thead>{rich[0]}</thead><tbody>{''.join(rich[1:])}</tbody>"
     return Shown("\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]),
@@ -161,73 +177,84 @@ def table(headers, rows, code=(), style=lambda row, column: ""):
 
 def scores(results):
     """Return the table of one model's scores, one row per group."""
-    rows = results.as_dict().items()
+    line = "{rate:.1%}|{low:.1%} to {high:.1%}|{n}".format
     return table(["score", "rate", "95% interval", "n"],
-                 [[name, f"{s['rate']:.1%}", f"{s['low']:.1%} to {s['high']:.1%}", s["n"]] for name, s in rows])
-
-
-def _groups(stages):
-    """Return {group: its number of questions} of {stage: Results.as_dict()}."""
-    return {name: score["n"] for groups in stages.values() for name, score in groups.items()}
+                 [[name, *line(**s).split("|")] for name, s in results.as_dict().items()])
 
 
 def scoreboard(stages):
-    """Return one row per stage, one column per group with its interval; `stages` is {stage: Results.as_dict()}."""
+    """Return one row per stage, one column per group; `stages` is {stage: Results.as_dict()}."""
     groups, cell = _groups(stages), "{rate:.1%} [{low:.1%}, {high:.1%}]".format
-    return table(["stage", *[f"{name} (n={n})" for name, n in groups.items()]],
-                 [[stage, *[cell(**s[k]) if k in s else "-" for k in groups]] for stage, s in stages.items()])
+    rows = [[stage, *[cell(**s[k]) if k in s else "-" for k in groups]]
+            for stage, s in stages.items()]
+    return table(["stage", *[f"{name} (n={n})" for name, n in groups.items()]], rows)
+
+
+def _groups(stages):
+    """Return {group: its number of questions, "20, 40" where the stages differ}."""
+    counts = {}
+    for groups in stages.values():
+        for name, s in groups.items():
+            counts.setdefault(name, {})[str(s["n"])] = None
+    return {name: ", ".join(numbers) for name, numbers in counts.items()}
 
 
 def checks(items):
     """Return the preflight table."""
-    return table(["check", "", "result"], [[c.name, "ok" if c.passed else "FAILED", c.detail] for c in items])
+    rows = [[c.name, "ok" if c.passed else "FAILED", c.detail] for c in items]
+    return table(["check", "", "result"], rows)
 
 
 def answer(reply, check):
-    """Print "not answered yet", "correct", or what is wrong with a learner's `reply`, a function or a value."""
+    """Print "not answered yet", "correct", or what is wrong with a learner's function or value."""
     if reply is ... or _is_stub(reply):
         return print("not answered yet")
     try:
         check(reply)
         print("correct")
     except Exception as error:  # whatever the learner's code raises
-        kind = "" if isinstance(error, AssertionError) else f"your answer raised {type(error).__name__}: "
-        print(f"not right yet: {kind}{error}")
+        cause = f"your answer raised {type(error).__name__}: "
+        print(f"not right yet: {'' if isinstance(error, AssertionError) else cause}{error}")
 
 
 def _is_stub(reply):
     """Return whether `reply` is a function whose body is `...`."""
-    steps = {step.opname for step in dis.get_instructions(reply)} if hasattr(reply, "__code__") else {"a value"}
-    empty = steps <= {"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"}
-    return empty and not set(reply.__code__.co_consts) - {None, ..., reply.__doc__}
+    if not hasattr(reply, "__code__") or set(reply.__code__.co_consts) - {None, ..., reply.__doc__}:
+        return False
+    steps = {step.opname for step in dis.get_instructions(reply)}
+    return steps <= {"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"}
 
 
 def picture(draw, width, height, text):
-    """Return what `draw(axes)` draws on `width` x `height` hundreds of screen pixels, with `text` as its alt text."""
+    """Return what `draw(axes)` draws on `width` x `height` hundred pixels; `text` is its alt."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE | {"axes.prop_cycle": matplotlib.cycler(color=PALETTE)}):
-        figure = Figure(figsize=(width, height), dpi=200, layout="constrained", facecolor="none")
+        figure = Figure((width, height), dpi=200, layout="constrained", facecolor="none")
         axes = figure.add_subplot(facecolor="none")
         draw(axes)
         if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
         FigureCanvasAgg(figure).print_png(buffer)
     source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Shown(text, rich=f'<img alt="{html.escape(text)}" width="{100 * width:.0f}" src="{source}">')
+    size = f'width="{100 * width:.0f}" src="{source}"'
+    return Shown(text, rich=f'<img alt="{html.escape(text)}" {size}>')
 
 
 def course_map(lit):
     """Return the lessons in order as links, with lesson number `lit` filled in."""
-    links, names = [], [f"{file[:2]} {name}" for file, name in LESSONS.items()]
-    for at, (file, name) in enumerate(zip(LESSONS, names, strict=True)):
-        colours = f"background:{BLUE};color:white" if at == lit else f"background:#edf2f7;color:{DARK}"
-        links.append(f'<a href="{file}.ipynb" style="{CHIP};text-decoration:none;{colours}">{name}</a>')
+    links, names = [], [" ".join(ACRONYMS.get(word, word) for word in name.split("_"))
+                        for name in LESSONS]
+    for at, name in enumerate(names):
+        colours = f"background:{BLUE if at == lit else '#edf2f7'};"
+        colours += f"color:{'white' if at == lit else DARK};text-decoration:none"
+        links.append(f'<a href="{LESSONS[at]}.ipynb" style="{CHIP}{colours}">{name}</a>')
     names[lit] = f"[{names[lit]}]"
-    return Shown(" > ".join(names), rich=f'<div style="max-width:760px;font-size:12px">{"".join(links)}</div>')
+    rich = f'<div style="max-width:760px;font-size:12px">{"".join(links)}</div>'
+    return Shown(" > ".join(names), rich=rich)
 
 
 def curves(series, *, y="loss (nats per token)", x="step", smooth=0.0, log="", title=""):
@@ -239,28 +266,46 @@ def curves(series, *, y="loss (nats per token)", x="step", smooth=0.0, log="", t
 
     def draw(axes):
         for label, points in series.items():
-            xs, ys = zip(*points, strict=True)
-            points, smoothed = "validation" in label, smooth and "validation" not in label
-            line, = axes.plot(xs, ys, "o--" if points else "-", label=label, markersize=4, alpha=0.35 if smoothed else 1)
-            if smoothed:  # pandas divides by the weights so far: the first points are not pulled to zero
-                axes.plot(xs, Series(ys).ewm(alpha=1 - smooth).mean(), color=line.get_color(), linewidth=1.8)
-        scale = {"xscale": "log" if "x" in log else "linear", "yscale": "log" if "y" in log else "linear"}
-        axes.set(xlabel=x, ylabel=y, title=title, **scale)
+            xs, ys = zip(*points)
+            look = "o--" if "validation" in label else "-"
+            faint = smooth and look == "-"
+            line, = axes.plot(xs, ys, look, label=label, markersize=4, alpha=0.35 if faint else 1)
+            if faint:  # pandas divides by the weights so far: no pull to zero at the start
+                average = Series(ys).ewm(alpha=1 - smooth).mean()
+                axes.plot(xs, average, color=line.get_color(), linewidth=1.8)
+        scales = {f"{axis}scale": "log" if axis in log else "linear" for axis in "xy"}
+        axes.set(xlabel=x, ylabel=y, title=title, **scales)
 
-    ends = ", ".join(f"{label}: {points[0][1]:.3f} -> {points[-1][1]:.3f}" for label, points in series.items())
+    ends = ", ".join(f"{k}: {points[0][1]:.3f} -> {points[-1][1]:.3f}"
+                     for k, points in series.items())
     return picture(draw, 6.4, 2.8, f"{y} by {x}: {ends}")
 
 
+def histogram(values, limit=None, *, x="ids per row", y="rows"):
+    """Return how often each size of `values` occurs, with `limit` as a vertical line."""
+    def draw(axes):
+        axes.hist(values, bins=40, color=BLUE)
+        if limit is not None:
+            axes.axvline(limit, color=RED, linestyle="--", label=f"limit {limit:g}")
+            axes.legend()
+        axes.set(xlabel=x, ylabel=y)
+
+    ordered = sorted(values)
+    text = f"{y} by {x}: from {ordered[0]:g} to {ordered[-1]:g}, median {ordered[len(ordered) // 2]:g}"
+    return picture(draw, 6.4, 2.4, text + (f", limit {limit:g}" if limit is not None else ""))
+
+
 def scoreboard_chart(stages):
-    """Return the rate of each group with its 95% interval, one colour per stage; `stages` as in scoreboard."""
+    """Return the rate of each group with its 95% interval, one colour per stage of `stages`."""
     groups = list(_groups(stages))
 
     def draw(axes):
         for at, (stage, s) in enumerate(stages.items()):
-            rate, low, high = ([100 * score[key] for score in s.values()] for key in ("rate", "low", "high"))
             xs = [groups.index(name) + 0.8 * (at + 0.5) / len(stages) - 0.4 for name in s]
-            bars = [[r - v for r, v in zip(rate, low, strict=True)], [v - r for r, v in zip(rate, high, strict=True)]]
-            axes.errorbar(xs, rate, yerr=bars, fmt="osD^v<>P"[at % 8], capsize=3, label=stage)
+            rates = [100 * score["rate"] for score in s.values()]
+            bars = [[100 * abs(score[end] - score["rate"]) for score in s.values()]
+                    for end in ("low", "high")]
+            axes.errorbar(xs, rates, yerr=bars, fmt=MARKERS[at % 8], capsize=3, label=stage)
         axes.set(ylabel="% with 95% interval", ylim=(-3, 103))
         axes.set_xticks(range(len(groups)), groups)
 
@@ -268,42 +313,46 @@ def scoreboard_chart(stages):
 
 
 def confusion(counts, corner="right answer"):
-    """Return the heat map of {kind of the right answer: {kind of the reply: count}}; darker is more of its row."""
+    """Return the heat map of {right kind: {kind of the reply: count}}; darker: more of its row."""
     kinds = list(dict.fromkeys([*counts, *[kind for row in counts.values() for kind in row]]))
-    rows = [[name, *[row.get(kind, 0) for kind in kinds]] for name, row in counts.items()]
+    names = list(counts)
 
     def style(at, kind):
-        share = dict(zip(kinds, rows[at][1:], strict=True)).get(kind, 0) / max(sum(rows[at][1:]), 1)
-        return f"background:rgba(0,114,178,{0.7 * share:.2f});{'font-weight:bold' if kind == rows[at][0] else ''}"
+        row = counts[names[at]]
+        share = row.get(kind, 0) / max(sum(row.values()), 1)
+        bold = "font-weight:bold;" if kind == names[at] else ""
+        return f"background:rgba(0,114,178,{0.7 * share:.2f});{bold}"
 
+    rows = [[name, *[row.get(kind, 0) for kind in kinds]] for name, row in counts.items()]
     return table([corner, *kinds], rows, style=style)
 
 
 def _chips(tokenizer, encoded, columns):
-    """Return each token as a box over its values in `columns` {name: [value per token]}, with a legend of swatches."""
-    control, boxes, rows = set(tokenizer.get_added_vocab().values()), [], []
-    for at, (i, mask) in enumerate(zip(encoded.input_ids, encoded.loss_mask, strict=True)):
-        kind, token = "control" if i in control else "trained" if mask else "ignored", tokenizer.decode([i])
-        values = [str(column[at]) for column in columns.values()]
+    """Return each token as a box over its values in `columns` {name: [value per token]}."""
+    control, chips, rows = set(tokenizer.get_added_vocab().values()), [], []
+    for at, (i, mask) in enumerate(zip(encoded.input_ids, encoded.loss_mask)):
+        kind = "control" if i in control else "trained" if mask else "ignored"
+        token, values = tokenizer.decode([i]), [str(column[at]) for column in columns.values()]
         rows.append([repr(token), kind, "in the loss" if mask else "", *values])
         face = html.escape(token.replace("\n", "\\n").replace(" ", "\u00b7"))
-        css = f"{CHIP};background:{FILLS[kind]};border:2px solid {RIM if mask else GREY};font:13px monospace"
-        boxes.append(f'<span style="{css}">{"<br>".join([f"<b>{face}</b>" if mask else face, *values])}</span>')
-    legend = [f'<span style="{CHIP};background:{fill}">{kind}</span>' for kind, fill in FILLS.items()]
-    legend.append(f'<span style="{CHIP};background:white;border:2px solid {RIM}"><b>bold, green rim</b>: in the loss</span>')
+        lines = "<br>".join([f"<b>{face}</b>" if mask else face, *values])
+        css = f"background:{FILLS[kind]};border:2px solid {RIM if mask else GREY}"
+        chips.append(f'<span style="{CHIP}{css};font:13px monospace">{lines}</span>')
+    fills = {**FILLS, "bold, green rim: in the loss": f"white;border:2px solid {RIM}"}
+    legend = [f'<span style="{CHIP}background:{css}">{kind}</span>' for kind, css in fills.items()]
     below = f" below each token: {', '.join(columns)}" if columns else ""
-    legend = f"<div style='font-size:12px'>{''.join(legend)}{below}</div>"
-    return Shown(table(["token", "kind", "", *columns], rows).text, rich=f"{legend}<div>{''.join(boxes)}</div>")
+    rich = f"<div style='font-size:12px'>{''.join(legend)}{below}</div><div>{''.join(chips)}</div>"
+    return Shown(table(["token", "kind", "", *columns], rows).text, rich=rich)
 
 
 def token_lens(tokenizer, encoded, losses=None):
-    """Return the tokens of one example by kind; `losses` adds the loss in nats of each trained one (token_losses)."""
-    nats = [f"{loss:.2f}" if mask else "" for loss, mask in zip(losses or [], encoded.loss_mask, strict=False)]
+    """Return the tokens of one example by kind; `losses` (token_losses) adds nats where trained."""
+    nats = [f"{n:.2f}" if mask else "" for n, mask in zip(losses or [], encoded.loss_mask)]
     return _chips(tokenizer, encoded, {"loss in nats": nats} if nats else {})
 
 
 def strip(tokenizer, messages, encoded):
-    """Return how messages become ids, loss mask and labels: the messages above, each token over its three numbers."""
+    """Return how messages become ids, loss mask and labels: three numbers below each token."""
     talk = table(["role", "content"], [[m["role"], m["content"]] for m in messages])
     numbers = {"id": encoded.input_ids, "loss mask": encoded.loss_mask, "label": encoded.labels}
     tokens = _chips(tokenizer, encoded, numbers)
@@ -311,98 +360,110 @@ def strip(tokenizer, messages, encoded):
 
 
 def token_losses(model, encoded):
-    """Return the loss in nats of predicting each id from those before it; the first id has none and gets 0."""
+    """Return the loss in nats of predicting each id from those before it; the first id gets 0."""
     import torch
 
-    ids = torch.tensor([encoded.input_ids], device=next(model.parameters()).device)
+    ids = torch.tensor([list(encoded.input_ids)], device=next(model.parameters()).device)
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, :-1].float()
     return [0.0, *torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").tolist()]
 
 
 def embedding_rows(weight, new):
-    """Return the rows `new` {label: id} of the table `weight` (vocabulary x hidden) beside the old rows and their mean.
+    """Return the rows `new` {label: id} of a table (vocabulary x hidden) beside its other rows.
 
-    The plane is that of the first two principal components.
+    The plane is that of the first two principal components, around the mean of the other rows.
     """
     import torch
 
     rows, ids = weight.detach().float().cpu(), list(new.values())
     old = rows[[i for i in range(len(rows)) if i not in ids]]
-    mean, some = old.mean(0), old[:: len(old) // 2000 + 1]
-    plane = torch.linalg.svd(torch.cat([some, rows[ids]]) - mean, full_matrices=False).Vh[:2].T
+    some, mean = old[:: len(old) // 2000 + 1], old.mean(0)
+    centred = torch.cat([some, rows[ids]]) - mean
+    places = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
 
     def draw(axes):
-        axes.scatter(*((some - mean) @ plane).T, s=4, color=GREY, alpha=0.4, label="old rows")
+        axes.scatter(*places[: len(some)].T, s=4, color=GREY, alpha=0.4, label="old rows")
         axes.scatter([0], [0], marker="*", s=130, color=ORANGE, label="their mean")
-        axes.scatter(*((rows[ids] - mean) @ plane).T, s=36, color=RED, label="new rows")
-        for label, place in zip(new, ((rows[ids] - mean) @ plane).tolist(), strict=True):
+        axes.scatter(*places[len(some) :].T, s=36, color=RED, label="new rows")
+        for label, place in zip(new, places[len(some) :].tolist()):
             axes.annotate(label, place, (5, 4), textcoords="offset points", color=RED)
 
-    lengths = [f"{name}: norm {rows[i].norm():.2f}, {(rows[i] - mean).norm():.2f} from the mean" for name, i in new.items()]
-    return picture(draw, 6.4, 3.4, f"old rows: mean norm {old.norm(dim=1).mean():.2f}; " + "; ".join(lengths))
+    lengths = [f"{label}: norm {rows[i].norm():.2f}, {(rows[i] - mean).norm():.2f} from the mean"
+               for label, i in new.items()]
+    text = f"old rows: mean norm {old.norm(dim=1).mean():.2f}; {'; '.join(lengths)}"
+    return picture(draw, 6.4, 3.4, text)
 
 
 def boxes(holdings, unit="GB", limit=None):
-    """Return what each GPU holds: `holdings` {GPU or way: {part: size}} as stacked bars, `limit` as a line."""
+    """Return what each GPU holds: {GPU or way: {part: size}} as stacked bars, `limit` as a line."""
     parts = list(dict.fromkeys(part for sizes in holdings.values() for part in sizes))
+    rows = [[sizes.get(part, 0) for part in parts] for sizes in holdings.values()]
 
     def draw(axes):
         for at, part in enumerate(parts):
-            left = [sum(sizes.get(p, 0) for p in parts[:at]) for sizes in holdings.values()]
-            axes.barh(list(holdings), [sizes.get(part, 0) for sizes in holdings.values()], 0.6, left, label=part)
+            left, sizes = [sum(row[:at]) for row in rows], [row[at] for row in rows]
+            axes.barh(list(holdings), sizes, 0.6, left, label=part)
         if limit:
             axes.axvline(limit, color=RED, linestyle="--", label=f"{limit:g} {unit}")
         axes.invert_yaxis()
         axes.set(xlabel=unit)
 
-    rows = [[name, *[f"{s.get(p, 0):.2f}" for p in parts], f"{sum(s.values()):.2f}"] for name, s in holdings.items()]
-    return picture(draw, 7.6, 1 + 0.36 * len(holdings), table([unit, *parts, "sum"], rows).text)
+    lines = [[name, *[f"{size:.2f}" for size in (*row, sum(row))]]
+             for name, row in zip(holdings, rows)]
+    text = table([unit, *parts, "sum"], lines).text
+    return picture(draw, 7.6, 1 + 0.36 * len(holdings), text)
 
 
 def roofline(peak, bandwidth, points):
-    """Return `points` {label: (operations per byte, operations per second)} under the bound of a processor.
+    """Return `points` {label: (operations per byte, per second)} under the bound of a processor.
 
-    The bound is min(peak, bandwidth x operations per byte), `bandwidth` in bytes per second (Williams 2009).
+    The bound is min(peak, bandwidth x operations per byte), in bytes per second (Williams 2009).
     """
-    xs = sorted([peak / bandwidth, *[x * factor for x, _ in points.values() for factor in (0.25, 4)]])
+    ends = [x * factor for x, _ in points.values() for factor in (0.25, 4)]
+    bound = {x: min(peak, bandwidth * x) for x in sorted([peak / bandwidth, *ends])}
 
     def draw(axes):
-        axes.loglog(xs, [min(peak, bandwidth * x) for x in xs], linewidth=2, label="bound")
+        axes.loglog(list(bound), list(bound.values()), linewidth=2, label="bound")
         for at, (label, (x, y)) in enumerate(points.items()):
-            axes.loglog([x], [y], "osD^v<>P"[at % 8], label=label)
+            axes.loglog([x], [y], MARKERS[at % 8], label=label)
         axes.set(xlabel="operations per byte", ylabel="operations per second")
 
-    rows = [[name, f"{x:.3g}", f"{y / min(peak, bandwidth * x):.0%}", "memory" if bandwidth * x < peak else "arithmetic"]
-            for name, (x, y) in points.items()]
-    return picture(draw, 7.2, 2.8, table(["part", "operations per byte", "of the bound", "limited by"], rows).text)
+    rows = [[label, f"{x:.3g}", f"{y / min(peak, bandwidth * x):.0%}",
+             "memory" if bandwidth * x < peak else "arithmetic"]
+            for label, (x, y) in points.items()]
+    text = table(["part", "operations per byte", "of the bound", "limited by"], rows).text
+    return picture(draw, 7.2, 2.8, text)
 
 
-DPO = (("pair\nprompt, chosen, rejected", 0, 0.5), ("policy (trained)", 1.3, 1), ("reference (frozen)", 1.3, 0),
-       ("policy gap:\nlogp chosen - logp rejected", 2.7, 1), ("reference gap:\nlogp chosen - logp rejected", 2.7, 0),
+DPO = (("pair\nprompt, chosen, rejected", 0, 0.5), ("policy (trained)", 1.3, 1),
+       ("reference (frozen)", 1.3, 0), ("policy gap:\nlogp chosen - logp rejected", 2.7, 1),
+       ("reference gap:\nlogp chosen - logp rejected", 2.7, 0),
        ("loss = -log sigmoid(beta x\n(policy gap - reference gap))", 4.3, 0.5))
+DIAGRAMS = {"dpo": (DPO, ((0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 5)))}
 
 
 def diagram(name):
     """Return the picture of an idea; "dpo": from a pair over policy and reference to the loss."""
-    nodes, arrows = {"dpo": (DPO, ((0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 5)))}[name]
+    nodes, arrows = DIAGRAMS[name]
 
     def draw(axes):
         box = {"boxstyle": "round,pad=0.5", "facecolor": "#edf2f7", "edgecolor": GREY}
-        faces = [axes.text(x, y, text, ha="center", va="center", color=DARK, bbox=box).get_bbox_patch()
-                 for text, x, y in nodes]
-        for start, end in arrows:
-            arrow = {"arrowstyle": "->", "color": GREY, "patchA": faces[start], "patchB": faces[end]}
-            axes.annotate("", nodes[end][1:], nodes[start][1:], arrowprops=arrow)
+        faces = [axes.text(x, y, text, ha="center", va="center", color=DARK, bbox=box)
+                 .get_bbox_patch() for text, x, y in nodes]
+        for a, b in arrows:
+            arrow = {"arrowstyle": "->", "color": GREY, "patchA": faces[a], "patchB": faces[b]}
+            axes.annotate("", nodes[b][1:], nodes[a][1:], arrowprops=arrow)
         axes.set(xlim=(-0.7, nodes[-1][1] + 0.8), ylim=(-0.4, 1.4))
         axes.axis("off")
 
-    return picture(draw, 8.4, 1.9, "; ".join(f"{nodes[a][0]} -> {nodes[b][0]}".replace("\n", " ") for a, b in arrows))
+    text = "; ".join(f"{nodes[a][0]} -> {nodes[b][0]}" for a, b in arrows).replace("\n", " ")
+    return picture(draw, 8.4, 1.9, text)
 
 
 def before_after(prompts, before, after, wanted):
-    """Return the same prompts answered by two models, with the wanted answer; a live notebook adds a slider over rows."""
-    rows, headers = list(zip(prompts, before, after, wanted, strict=True)), ["prompt", "before", "after", "wanted"]
+    """Return prompts answered by two models, with the wanted answer; a slider over rows if live."""
+    headers, rows = ["prompt", "before", "after", "wanted"], [*zip(prompts, before, after, wanted)]
 
     def page(start):
         return table(headers, rows[start : start + 6], code=headers[1:])
@@ -419,22 +480,23 @@ def before_after(prompts, before, after, wanted):
 
 
 def _bubbles(messages, notice=""):
-    """Return a conversation as HTML: the user to the right, the model to the left, `notice` below."""
+    """Return a conversation as HTML: the user to the right, the model to the left, a notice."""
     lines = []
     for message in messages:
-        css = "margin:5px 0 0 25%;background:rgba(0,114,178,0.2)" if message["role"] == "user" else (
-            "margin:5px 25% 0 0;background:rgba(128,128,128,0.18)")
-        lines.append(f'<div style="{css};padding:5px 10px;border-radius:8px;overflow-wrap:anywhere;line-height:1.4">'
-                     f'<small>{message["role"]}</small><br>{html.escape(message["content"])}</div>')
-    notice = f'<div style="padding:5px 10px"><i>{html.escape(notice)}</i></div>'
-    return f'<div role="log" aria-live="polite" style="max-width:640px">{"".join(lines)}{notice}</div>'
+        user = message["role"] == "user"
+        css = f"margin:5px {0 if user else 25}% 0 {25 if user else 0}%;{BUBBLE}"
+        css += f"background:rgba({'0,114,178' if user else '128,128,128'},0.2)"
+        content = f"<small>{message['role']}</small><br>{html.escape(message['content'])}"
+        lines.append(f'<div style="{css}">{content}</div>')
+    lines.append(f'<div style="{BUBBLE}"><i>{html.escape(notice)}</i></div>')
+    return f'<div role="log" aria-live="polite" style="max-width:640px">{"".join(lines)}</div>'
 
 
 def chat_box(model, tokenizer, system, script=(), *, answer, **options):
-    """Return a chat with the model; its static twin is the conversation that the user turns of `script` lead to.
+    """Return a chat; its static twin is the conversation that the user turns of `script` lead to.
 
-    `answer(model, tokenizer, messages, text, **options)` returns the messages with the user's text and the reply.
-    The live conversation starts with the system message alone.
+    `answer(model, tokenizer, messages, text, **options)` returns the messages with the user's text
+    and the reply. The live conversation starts with the system message alone.
     """
     def reply(messages, text):
         return answer(model, tokenizer, messages, text, **options)
@@ -447,22 +509,24 @@ def chat_box(model, tokenizer, system, script=(), *, answer, **options):
 
 
 class Chat:
-    """The widgets of a chat box; `reply(messages, text)` returns the messages with `text` and the model's answer."""
+    """The widgets of a chat; `reply(messages, text)` returns messages with `text` and an answer."""
 
     def __init__(self, start, reply):
         import ipywidgets as widgets
 
-        self.start, self.messages, self.reply, self.page = start, start, reply, widgets.HTML(_bubbles(start))
-        self.box = widgets.Text(description="Your message", placeholder="type a message, press Enter",
-                                style={"description_width": "initial"}, layout={"width": "440px"})
-        self.send, self.new = (widgets.Button(description=text) for text in ("Send", "New conversation"))
+        self.start, self.messages, self.reply = start, start, reply
+        self.page, wide = widgets.HTML(_bubbles(start)), {"description_width": "initial"}
+        self.box = widgets.Text(description="Your message", style=wide, layout={"width": "440px"},
+                                placeholder="type a message, press Enter")
+        self.send = widgets.Button(description="Send")
+        self.new = widgets.Button(description="New conversation")
         self.box.on_submit(self.submit)
         self.send.on_click(self.submit)
         self.new.on_click(self.restart)
         self.view = widgets.VBox([self.page, widgets.HBox([self.box, self.send, self.new])])
         if in_notebook():
-            events = sys.modules["IPython"].get_ipython().events
-            events.register("pre_run_cell", lambda _: self.show("a cell is running; a message waits until it ends"))
+            events, busy = sys.modules["IPython"].get_ipython().events, "a cell is running; wait"
+            events.register("pre_run_cell", lambda _: self.show(busy))
             events.register("post_run_cell", lambda _: self.show())
 
     def show(self, notice="", messages=()):
@@ -475,10 +539,11 @@ class Chat:
         self.show()
 
     def submit(self, _=None):
-        """Show the message at once, then the reply; an empty message or one that is too long gets no reply."""
+        """Show the message at once, then the reply; refuse one that is empty or too long."""
         text, notice = self.box.value.strip(), ""
         if len(text) > LONGEST:
-            notice = f"expected at most {LONGEST:,} characters, got {len(text):,}; shorten the message"
+            notice = (f"expected at most {LONGEST:,} characters, got {len(text):,}; "
+                      "shorten the message")
         elif text and not self.send.disabled:
             self.box.value, self.send.disabled = "", True
             self.show("thinking ...", [{"role": "user", "content": text}])
@@ -492,11 +557,11 @@ class Chat:
 
 
 def environment():
-    """Return what a bug report needs: versions and hardware; no path, no name, no environment variable."""
+    """Return what a bug report needs: versions and hardware; no path, name or variable."""
     import torch
 
-    rows = [["python", platform.python_version()], ["system", f"{platform.system()} {platform.machine()}"],
-            ["cores", os.cpu_count()],
-            ["accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"]]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    rows = [["python", platform.python_version()], ["cores", os.cpu_count()], ["accelerator", gpu],
+            ["system", f"{platform.system()} {platform.machine()}"]]
     packages = ("torch", "transformers", "accelerate", "trl", "datasets", "peft", "tokenizers")
     return table(["part", "version"], rows + [[name, metadata.version(name)] for name in packages])

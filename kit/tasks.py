@@ -284,6 +284,17 @@ def questions(task, split="test"):
     return made
 
 
+def one_turn(task, questions):
+    """Return the questions that completion rows prepare for: one turn, and a reply of their kinds.
+
+    Without `kind` in the task file, every reply is of the same kind.
+    """
+    kind = task.kind or (lambda reply: None)
+    taught = {kind(row.get("completion", "")) for row in rows(task, "completions", on_bad="skip")}
+    return [q for q in questions if kind(q.right) in taught
+            and sum(message["role"] == "user" for message in q.messages) == 1]
+
+
 def _part(task, row):
     """Return the split of a row of train: by a hash of its first question, so that no conversation
     is in two splits. "kit" in front keeps it apart from cuts that were made by the bare hash."""

@@ -1,4 +1,4 @@
-"""JupyterLab on a copy of the lessons, with its own runs folder and settings, and Debian's Chromium."""
+"""JupyterLab on a copy of the lessons, with its own runs and settings, and Debian's Chromium."""
 
 import json
 import os
@@ -19,8 +19,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},
-    "docmanager-extension/plugin": {"autosave": False}}
-NOISE = ("favicon", "widget model not found")  # the second: how JupyterLab reports a widget of a kernel that has gone
+    "docmanager-extension/plugin": {"autosave": False},
+}
+NOISE = (
+    "favicon",
+    "widget model not found",
+)  # the second: how JupyterLab reports a widget of a kernel that has gone
 
 
 def pytest_collection_modifyitems(items):
@@ -30,28 +34,54 @@ def pytest_collection_modifyitems(items):
 
 
 class Lab:
-    """A running JupyterLab and one browser page; `errors` holds what the browser's console reported."""
+    """A running JupyterLab and one browser page; `errors` is what the console reported."""
 
     def __init__(self, folder, browser):
-        self.folder, self.port, self.token, self.errors = folder, free_port(), secrets.token_hex(8), []
+        self.folder, self.port, self.token, self.errors = (
+            folder,
+            free_port(),
+            secrets.token_hex(8),
+            [],
+        )
         shutil.copytree(PROJECT / "notebooks", folder / "notebooks")
         self.environment = os.environ | {
-            "PYTHONPATH": str(PROJECT), "KIT_RUNS": str(folder / "runs"), "JUPYTER_CONFIG_DIR": str(folder / "config"),
-            "JUPYTER_DATA_DIR": str(folder / "data"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "OMP_NUM_THREADS": "1"}
+            "PYTHONPATH": str(PROJECT),
+            "KIT_RUNS": str(folder / "runs"),
+            "JUPYTER_CONFIG_DIR": str(folder / "config"),
+            "JUPYTER_DATA_DIR": str(folder / "data"),
+            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+            "OMP_NUM_THREADS": "1",
+        }
         self.theme("Light")
         config = folder / "config" / "labconfig" / "page_config.json"
         config.parent.mkdir(parents=True)
-        config.write_text(json.dumps({"disabledExtensions": {"@jupyterlab/debugger-extension": True}}))
-        command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={self.port}",
-                   f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={folder / 'notebooks'}",
-                   "--LabApp.expose_app_in_browser=True"]
+        config.write_text(
+            json.dumps({"disabledExtensions": {"@jupyterlab/debugger-extension": True}})
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "jupyter",
+            "lab",
+            "--no-browser",
+            "--allow-root",
+            f"--port={self.port}",
+            f"--IdentityProvider.token={self.token}",
+            f"--ServerApp.root_dir={folder / 'notebooks'}",
+            "--LabApp.expose_app_in_browser=True",
+        ]
         self.log = (folder / "lab.log").open("w")
-        self.server = subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log)
+        self.server = subprocess.Popen(
+            command, env=self.environment, stdout=self.log, stderr=self.log
+        )
         self.wait_for_server()
         self.page = browser.new_page(viewport={"width": 1400, "height": 1000})
         self.page.set_default_timeout(30_000)
-        self.page.on("console", lambda message: self.report(message.type, f"{message.text} {message.location}"))
+        self.page.on(
+            "console",
+            lambda message: self.report(message.type, f"{message.text} {message.location}"),
+        )
         self.page.on("pageerror", lambda error: self.report("error", str(error)))
 
     def report(self, kind, text):
@@ -69,7 +99,9 @@ class Lab:
     def wait_for_server(self):
         for _ in range(300):
             try:
-                return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api", timeout=1).close()
+                return urllib.request.urlopen(
+                    f"http://127.0.0.1:{self.port}/api", timeout=1
+                ).close()
             except OSError:
                 assert self.server.poll() is None, (self.folder / "lab.log").read_text()[-2000:]
                 time.sleep(0.1)
@@ -77,7 +109,9 @@ class Lab:
 
     def write(self, name, *cells):
         """Write a notebook of code cells."""
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(cell) for cell in cells]
+        )
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)"}
         nbformat.write(notebook, self.folder / "notebooks" / name)
 
@@ -91,15 +125,21 @@ class Lab:
 
     def look(self, name):
         """Open a notebook in the present page, on one kernel for all, and wait for its cells."""
-        self.page.evaluate("""async path => {
+        self.page.evaluate(
+            """async path => {
             [...jupyterapp.shell.widgets("main")].forEach(widget => widget.dispose());
-            window.kernel ??= (await jupyterapp.serviceManager.kernels.startNew({name: "python3"})).model;
+            const kernels = jupyterapp.serviceManager.kernels;
+            window.kernel ??= (await kernels.startNew({name: "python3"})).model;
             const options = {path, factory: "Notebook", kernel: window.kernel};
             const panel = await jupyterapp.commands.execute("docmanager:open", options);
             await panel.sessionContext.ready;
-        }""", name)
-        self.page.wait_for_function("n => document.querySelectorAll('.jp-Notebook .jp-Cell').length === n",
-                                    arg=len(self.read(name).cells))
+        }""",
+            name,
+        )
+        self.page.wait_for_function(
+            "n => document.querySelectorAll('.jp-Notebook .jp-Cell').length === n",
+            arg=len(self.read(name).cells),
+        )
 
     def open(self, name):
         """Open a notebook in a fresh page and wait until its kernel is idle."""
@@ -108,10 +148,13 @@ class Lab:
         self.wait_idle()
 
     def wait_idle(self, seconds=60):
-        self.page.wait_for_function("""() => {
+        self.page.wait_for_function(
+            """() => {
             const kernel = jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel;
-            return kernel?.status === "idle" && !document.querySelector(".jp-NotebookPanel [data-status=busy]");
-        }""", timeout=1000 * seconds)
+            return kernel?.status === "idle";
+        }""",
+            timeout=1000 * seconds,
+        )
 
     def command(self, name):
         self.page.evaluate("name => { jupyterapp.commands.execute(name); }", name)
@@ -120,7 +163,8 @@ class Lab:
         """Run every cell and wait until the last one ends or one raises."""
         self.page.evaluate("""() => {
             window.finished = false;
-            jupyterapp.commands.execute("notebook:run-all-cells").finally(() => { window.finished = true; });
+            const end = jupyterapp.commands.execute("notebook:run-all-cells");
+            end.finally(() => { window.finished = true; });
         }""")
         self.page.wait_for_function("window.finished", timeout=1000 * seconds)
 
@@ -133,7 +177,9 @@ class Lab:
 
     def shut_down(self):
         """Shut down every kernel, as the menu does."""
-        self.page.evaluate("async () => { await jupyterapp.serviceManager.sessions.shutdownAll(); }")
+        self.page.evaluate(
+            "async () => { await jupyterapp.serviceManager.sessions.shutdownAll(); }"
+        )
 
     def screenshot(self, name):
         path = self.folder / "screenshots" / f"{name}.png"

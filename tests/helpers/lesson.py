@@ -58,4 +58,4 @@ def train(params):
 if __name__ == "__main__":
     with exits():
         PARAMS = from_flags(Params)
-        train(PARAMS)
+        run = train(PARAMS)  # kit.launch reads the report of `run`

@@ -1,5 +1,6 @@
 """Pairs from a model's own replies; the reference asked once, every step, or as adapters off: the same losses."""
 
+import dataclasses
 import json
 import math
 
@@ -10,10 +11,11 @@ from test_sft import dpo_trainer, settings
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from kit import chat, dpo, preflight, records, scoring, sft, tasks
-from kit.errors import SettingsError
+from kit.errors import DataError, SettingsError
 from kit.settings import Settings
 
 CRON = tasks.load("cron", check=False)
+LOADING = dataclasses.make_dataclass("Loading", ["task", "pairs", "on_bad", "max_length"])("cron", "", "stop", 256)
 ASKED = [{"role": "user", "content": "every day at nine"}]
 
 
@@ -67,6 +69,43 @@ def test_samples_are_k_replies_a_row():
     prompts = [PAIRS[0]["prompt"]] * 3 + [PAIRS[1]["prompt"]] * 3
     assert sum(found, []) == scoring.replies(model, tokenizer, prompts, temperature=1.0, seed=4, max_new_tokens=4)
     assert [len(part) for part in found] == [3, 3] and len(set(found[0])) > 1
+
+
+# Loading
+
+
+def test_a_prompt_is_trained_or_held_out(tmp_path):
+    """All pairs of a prompt are on one side; the validation ids are prompt and chosen reply."""
+    _, tokenizer = base()
+    params = dataclasses.replace(LOADING, pairs=str(written(tmp_path, 60)))
+    (rows, pairs), (held, encoded) = (dpo.load_pairs(params, tokenizer, split) for split in ("train", "validation"))
+    sides = [{row["prompt"][-1]["content"] for row in part} for part in (rows, held)]
+    assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 60
+    assert (len(rows), len(held)) == (len(pairs), len(encoded)) == (2 * len(sides[0]), 2 * len(sides[1]))
+    assert 0 < len(held) < 30
+    for row, e in zip(held, encoded, strict=True):
+        pair, = chat.encode_pairs(tokenizer, [row])
+        assert e.input_ids == pair["prompt_ids"] + pair["chosen_ids"]
+        assert [i for i in e.labels if i != chat.IGNORED] == pair["chosen_ids"]
+
+
+def test_pairs_of_a_file_must_not_hold_a_test_question(tmp_path):
+    _, tokenizer = base()
+    question = tasks.questions(CRON)[0].messages[-1]["content"]
+    file = written(tmp_path, 3, question)
+    with pytest.raises(DataError, match="pairs.jsonl:7"):
+        dpo.load_pairs(dataclasses.replace(LOADING, pairs=str(file)), tokenizer)
+    rows, _ = dpo.load_pairs(dataclasses.replace(LOADING, pairs=str(file), on_bad="skip"), tokenizer)
+    assert len(rows.rejected) == 1
+
+
+def written(folder, prompts, *more):
+    """A file of two pairs for each of `prompts` prompts, then one for each text of `more`."""
+    texts = [f"start job {n} every day" for n in range(prompts) for _ in range(2)] + list(more)
+    rows = [{"prompt": text, "chosen": f"{n} 9 * * *", "rejected": f"Sure! {n} 9 * * *"} for n, text in enumerate(texts)]
+    file = folder / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
 # The reference

@@ -58,7 +58,7 @@ def check(params):
 """,
     ),
     (
-        "main",
+        "run",
         """
 check(PARAMS)
 for i in range(2):
@@ -192,18 +192,18 @@ def test_flags_and_exit_codes(exported, flags, code, output, error):
             "code cell 1: expected Python, got '%matplotlib inline'",
         ),
         ([("", "1"), ("export", "x = 1\n!ls")], "code cell 2: expected Python, got '!ls'"),
-        ([("main", "print?")], "code cell 1: expected Python"),
+        ([("run", "print?")], "code cell 1: expected Python"),
         (
             [("export", "x = len('a')")],
             "code cell 1: expected imports and definitions, got \"x = len('a')\"",
         ),
         ([("export", "print(1)")], "expected imports and definitions, got 'print(1)'; move it to"),
-        ([("main", "display(1)")], "Undefined name `display`"),
-        ([("", "rows = 1"), ("main", "print(rows)")], "Undefined name `rows`"),
+        ([("run", "display(1)")], "Undefined name `display`"),
+        ([("", "rows = 1"), ("run", "print(rows)")], "Undefined name `rows`"),
         ([("export", "def f():\n    return lost")], "Undefined name `lost`"),
         ([("export", "def f():\n    pass\ndef f():\n    pass")], "Redefinition of unused `f`"),
-        ([("main", "x = '''a\nb'''\nprint(x)")], "expected no string over several lines"),
-        ([("", "x = 1")], "expected a code cell tagged parameters, export or main, got none"),
+        ([("run", "x = '''a\nb'''\nprint(x)")], "expected no string over several lines"),
+        ([("", "x = 1")], "expected a code cell tagged parameters, export or run, got none"),
     ],
 )
 def test_refused(tmp_path, cells, sentence):
@@ -224,7 +224,7 @@ def test_not_a_notebook(tmp_path, text):
 
 def test_arguments_of_params_stay_the_defaults(tmp_path):
     parameters = CELLS[1][1].replace("Params()", 'Params(name="own")')
-    cells = [CELLS[0], ("parameters", parameters), ("main", "print(PARAMS.name)")]
+    cells = [CELLS[0], ("parameters", parameters), ("run", "print(PARAMS.name)")]
     export.main([str(notebook(tmp_path, cells, title="")), "--out", str(tmp_path)])
     text = (tmp_path / "chat.py").read_text()
     assert 'PARAMS = from_flags(Params(name="own"))' in text
@@ -236,7 +236,7 @@ def test_arguments_of_params_stay_the_defaults(tmp_path):
 def test_an_import_with_a_reason_stays(tmp_path):
     cells = [
         ("export", "import torch  # noqa: F401  registers the operator\nimport sys"),
-        ("main", "print(sys.path)"),
+        ("run", "print(sys.path)"),
     ]
     text = export.script(notebook(tmp_path, cells))[1]
     order = [
@@ -248,13 +248,13 @@ def test_an_import_with_a_reason_stays(tmp_path):
 
 
 def test_functions_see_the_names_of_the_main_cell(tmp_path):
-    cells = [("export", "def f():\n    return x + 1"), ("main", "x = len('a')\nprint(f())")]
+    cells = [("export", "def f():\n    return x + 1"), ("run", "x = len('a')\nprint(f())")]
     export.main([str(notebook(tmp_path, cells)), "--out", str(tmp_path)])
     assert run(tmp_path / "chat.py").stdout == "2\n"
 
 
 def test_check_names_stale_scripts(tmp_path):
-    file = notebook(tmp_path, [("main", 'print("new")')], kit={"script": "mine.py"})
+    file = notebook(tmp_path, [("run", 'print("new")')], kit={"script": "mine.py"})
     command = ("-m", "kit.export", file, "--out", tmp_path)
     assert run(*command, "--check").returncode == 1
     assert run(*command).stdout.startswith("03_chat.ipynb -> ")

@@ -1,4 +1,4 @@
-"""Tables, figures, widgets, exercise verdicts and live progress, by their numbers; a bug report holds no secret."""
+"""Tables, figures, widgets, verdicts and progress, by numbers; a bug report holds no secret."""
 
 import base64
 import io
@@ -21,7 +21,10 @@ from kit.errors import SettingsError
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCORE = {"rate": 0.5, "low": 0.1, "high": 0.9, "hits": 1, "n": 2}
-STAGES = {"base": {"test": SCORE}, "sft": {"test": SCORE | {"rate": 0.8}, "edits": SCORE | {"n": 7}}}
+STAGES = {
+    "base": {"test": SCORE},
+    "sft": {"test": SCORE | {"rate": 0.8}, "edits": SCORE | {"n": 7}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +49,17 @@ def pixels(figure):
 
 
 FIGURES = {
-    "curves": lambda: show.curves({"loss": [(1, 3.0), (2, 2.0)], "validation": [(1, 1.0), (2, 1.5)]}, smooth=0.5, log="y"),
+    "curves": lambda: show.curves(
+        {"loss": [(1, 3.0), (2, 2.0)], "validation": [(1, 1.0), (2, 1.5)]}, smooth=0.5, log="y"
+    ),
     "scoreboard": lambda: show.scoreboard_chart(STAGES),
-    "boxes": lambda: show.boxes({"GPU 0": {"weights": 2, "moments": 4}, "GPU 1": {"weights": 2}}, limit=8),
+    "boxes": lambda: show.boxes(
+        {"GPU 0": {"weights": 2, "moments": 4}, "GPU 1": {"weights": 2}}, limit=8
+    ),
     "roofline": lambda: show.roofline(100.0, 10.0, {"lookup": (1, 5.0), "product": (50, 80.0)}),
     "embedding": lambda: show.embedding_rows(torch.eye(6), {"<new>": 4}),
-    "diagram": lambda: show.diagram("dpo")}
+    "diagram": lambda: show.diagram("dpo"),
+}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -67,8 +75,13 @@ def test_figure_is_sharp_transparent_and_described(name):
 
 
 def test_fonts_are_at_least_11_pixels_on_the_screen():
-    assert show.STYLE["font.size"] / 72 * 100 >= 11  # a picture is as many hundreds of screen pixels wide as inches
-    assert all(size >= 11 for size in map(int, re.findall(r"font(?:-size)?:(\d+)px", Path(show.__file__).read_text())))
+    assert (
+        show.STYLE["font.size"] / 72 * 100 >= 11
+    )  # a picture is as many hundreds of screen pixels wide as inches
+    assert all(
+        size >= 11
+        for size in map(int, re.findall(r"font(?:-size)?:(\d+)px", Path(show.__file__).read_text()))
+    )
 
 
 def test_text_is_readable_on_white_and_on_the_dark_theme():
@@ -87,21 +100,43 @@ def test_text_is_readable_on_white_and_on_the_dark_theme():
 
 
 def test_table_aligns_escapes_and_names_code():
-    shown = show.table(["phrase", "line", "n"], [["<end>", "1 2 * * *", 1], ["a & b", "3", "1,022"]], code=["line"])
-    assert shown.text.splitlines() == ["phrase  line           n", "------------------------", "<end>   1 2 * * *      1",
-                                       "a & b   3          1,022"]
+    shown = show.table(
+        ["phrase", "line", "n"], [["<end>", "1 2 * * *", 1], ["a & b", "3", "1,022"]], code=["line"]
+    )
+    assert shown.text.splitlines() == [
+        "phrase  line           n",
+        "------------------------",
+        "<end>   1 2 * * *      1",
+        "a & b   3          1,022",
+    ]
     assert "&lt;end&gt;" in shown.rich and "a &amp; b" in shown.rich
-    cells = re.findall("<t([hd]) style=\"text-align:(\\w+);([^\"]*)\"", shown.rich)
+    cells = re.findall('<t([hd]) style="text-align:(\\w+);([^"]*)"', shown.rich)
     assert [align for _, align, _ in cells] == ["left", "left", "right"] * 3
     assert [("monospace" in rest) for _, _, rest in cells] == [False] * 3 + [False, True, False] * 2
 
 
-@pytest.mark.parametrize("number", ["1", "-0.5", "12%", "50.0% [9.5%, 90.5%]", "1.0% to 2.0%", "2:03", "3 GB", "1,234.5", "1.3x", "-"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1",
+        "-0.5",
+        "12%",
+        "50.0% [9.5%, 90.5%]",
+        "1.0% to 2.0%",
+        "2:03",
+        "3 GB",
+        "1,234.5",
+        "1.3x",
+        "-",
+    ],
+)
 def test_numbers_are_to_the_right(number):
     assert "text-align:right" in show.table(["n"], [[number]]).rich
 
 
-@pytest.mark.parametrize("text", ["0 8 * * 1-5", "*/5 * * * *", "cannot", "1 of 2", "", "a1", "2026-11-27"])
+@pytest.mark.parametrize(
+    "text", ["0 8 * * 1-5", "*/5 * * * *", "cannot", "1 of 2", "", "a1", "2026-11-27"]
+)
 def test_text_is_to_the_left(text):
     assert "text-align:right" not in show.table(["n"], [[text]]).rich
 
@@ -110,20 +145,34 @@ def test_scoreboard_and_checks():
     lines = show.scoreboard(STAGES).text.splitlines()
     assert "test (n=2)" in lines[0] and "edits (n=7)" in lines[0]
     assert lines[2].split() == ["base", "50.0%", "[10.0%,", "90.0%]", "-"]
-    assert "FAILED" in show.checks([SimpleNamespace(name="one", passed=False, detail="0 rows")]).text
+    assert (
+        "FAILED" in show.checks([SimpleNamespace(name="one", passed=False, detail="0 rows")]).text
+    )
     assert show.scoreboard_chart(STAGES).text == show.scoreboard(STAGES).text
+    stages = {"small": {"test": SCORE}, "large": {"test": SCORE | {"n": 9}}}
+    assert "test (n=2, 9)" in show.scoreboard(stages).text
 
 
 def test_confusion_shades_by_the_share_of_a_row():
     shown = show.confusion({"line": {"line": 4, "other": 1}, "other": {"other": 0}})
-    assert re.findall(r"rgba\(0,114,178,([\d.]+)\)", shown.rich) == ["0.00", "0.56", "0.14", "0.00", "0.00", "0.00"]
+    assert re.findall(r"rgba\(0,114,178,([\d.]+)\)", shown.rich) == [
+        "0.00",
+        "0.56",
+        "0.14",
+        "0.00",
+        "0.00",
+        "0.00",
+    ]
     assert shown.text.splitlines()[2].split() == ["line", "4", "1"]
     assert shown.rich.count("font-weight:bold") == 2
 
 
 def test_figures_give_their_numbers_as_text():
     text = {name: FIGURES[name]().text for name in FIGURES}
-    assert text["curves"] == "loss (nats per token) by step: loss: 3.000 -> 2.000, validation: 1.000 -> 1.500"
+    assert (
+        text["curves"]
+        == "loss (nats per token) by step: loss: 3.000 -> 2.000, validation: 1.000 -> 1.500"
+    )
     assert text["boxes"].splitlines()[2].split() == ["GPU", "0", "2.00", "4.00", "6.00"]
     assert text["roofline"].splitlines()[2].split() == ["lookup", "1", "50%", "memory"]
     assert text["roofline"].splitlines()[3].split() == ["product", "50", "80%", "arithmetic"]
@@ -138,7 +187,9 @@ def test_lens_and_strip_give_each_token(tokenizer, encoded):
     assert len(lines) == len(encoded.input_ids) == lens.rich.count("font:13px monospace")
     assert sum("in the loss" in line and "0.25" in line for line in lines) == 3
     assert lines[0].split() == ["'<user>'", "control"]
-    assert [name in lens.rich.split("font:13px")[0] for name in show.FILLS] == [True] * 3  # the legend
+    assert [name in lens.rich.split("font:13px")[0] for name in show.FILLS] == [
+        True
+    ] * 3  # the legend
     assert "0.25" not in show.token_lens(tokenizer, encoded).text
     messages = [{"role": "user", "content": "at one"}]
     row = show.strip(tokenizer, messages, encoded).text.splitlines()[-1].split()
@@ -149,13 +200,23 @@ def test_course_map_links_the_lessons():
     shown = show.course_map(2)
     links = re.findall('href="([^"]+)"', shown.rich)
     assert len(links) == 12 and [link[:2] for link in links] == [f"{i:02}" for i in range(12)]
-    assert "[02 completion SFT]" in shown.text and shown.rich.count(show.BLUE) == 1
+    assert "07 LoRA > " in shown.text and "10 many GPUs" in shown.text
+    assert "[02 SFT completion]" in shown.text and shown.rich.count(show.BLUE) == 1
 
 
-@pytest.mark.parametrize("reply, line", [
-    (..., "not answered yet"), (lambda x: ..., "not answered yet"), (lambda x: 2 * x, "correct"),
-    (lambda x: x, "not right yet: expected 6, got 3"),
-    (lambda x: x["a"], "not right yet: your answer raised TypeError: 'int' object is not subscriptable")])
+@pytest.mark.parametrize(
+    "reply, line",
+    [
+        (..., "not answered yet"),
+        (lambda x: ..., "not answered yet"),
+        (lambda x: 2 * x, "correct"),
+        (lambda x: x, "not right yet: expected 6, got 3"),
+        (
+            lambda x: x["a"],
+            "not right yet: your answer raised TypeError: 'int' object is not subscriptable",
+        ),
+    ],
+)
 def test_answer_speaks_and_never_raises(capsys, reply, line):
     def check(double):
         if double(3) != 6:  # pytest would add lines to an assert
@@ -168,19 +229,34 @@ def test_answer_speaks_and_never_raises(capsys, reply, line):
 def test_a_stub_with_a_docstring_is_not_an_answer(capsys):
     def double(x):
         """Return twice x."""
-        ...
 
     show.answer(double, None)
     assert capsys.readouterr().out == "not answered yet\n"
 
 
 def reply_to(messages, text):
-    return [*messages, {"role": "user", "content": text}, {"role": "assistant", "content": text.upper()}]
+    return [
+        *messages,
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": text.upper()},
+    ]
 
 
 def test_chat_twin_is_the_scripted_conversation_and_the_widget_starts_fresh():
-    shown = show.chat_box("m", "t", "Be brief.", ["a <b>", "c"], answer=lambda m, t, messages, text: reply_to(messages, text))
-    assert shown.text.splitlines() == ["system: Be brief.", "user: a <b>", "assistant: A <B>", "user: c", "assistant: C"]
+    shown = show.chat_box(
+        "m",
+        "t",
+        "Be brief.",
+        ["a <b>", "c"],
+        answer=lambda m, t, messages, text: reply_to(messages, text),
+    )
+    assert shown.text.splitlines() == [
+        "system: Be brief.",
+        "user: a <b>",
+        "assistant: A <B>",
+        "user: c",
+        "assistant: C",
+    ]
     assert "a &lt;b&gt;" in shown.rich and "<b>" not in shown.rich
     page = shown.widget().children[0].value
     assert "Be brief." in page and "a &lt;b&gt;" not in page
@@ -202,11 +278,20 @@ def test_chat_guards_each_message():
     assert pages == [] and "shorten the message" in chat.page.value
     chat.box.value = "hello"
     chat.submit()
-    assert "hello" in pages[0] and "thinking" in pages[0] and not chat.send.disabled and chat.box.value == ""
+    assert (
+        "hello" in pages[0]
+        and "thinking" in pages[0]
+        and not chat.send.disabled
+        and chat.box.value == ""
+    )
     assert "HELLO" in chat.page.value and "thinking" not in chat.page.value
     chat.box.value = "long"
     chat.submit()
-    assert "got 10; shorten it" in chat.page.value and len(chat.messages) == 2 and not chat.send.disabled
+    assert (
+        "got 10; shorten it" in chat.page.value
+        and len(chat.messages) == 2
+        and not chat.send.disabled
+    )
     chat.restart()
     assert "HELLO" not in chat.page.value and chat.messages == []
 
@@ -289,7 +374,7 @@ assert os.waitpid(child, 0)[1] == 0
 def test_a_saved_notebook_holds_the_final_sentence_and_curve_alone():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-    output, = notebook.cells[0].outputs
+    (output,) = notebook.cells[0].outputs
     assert output.output_type == "display_data" and set(output.data) == {"text/plain", "text/html"}
     assert output.data["text/plain"] == "trained 40 steps"
     assert output.data["text/html"].startswith("<div>trained 40 steps</div><img alt=")
@@ -304,3 +389,15 @@ def test_environment_holds_no_path_and_no_secret(monkeypatch):
     assert "canary" not in text and str(Path.cwd()) not in text and os.uname().nodename not in text
     assert "/" not in shown.text and "\\" not in shown.text
     assert "torch" in text and "transformers" in text
+
+
+def test_a_live_curve_is_thin_and_ends_with_the_last_point(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(show, "in_notebook", lambda: True)
+    plain = show.Shown("")
+    monkeypatch.setattr(show, "curves", lambda series, **more: drawn.append(series) or plain)
+    bar = show.progress("run", 1001)
+    bar.series["loss"] = [(step, 1.0) for step in range(1, 1002)]
+    bar._draw()
+    steps = [step for step, _ in drawn[0]["loss"]]
+    assert steps == list(range(2, 1002, 3)) and len(steps) <= show.CURVE_POINTS
