@@ -127,14 +127,9 @@ def as_split(trainer):
     """
     import torch
 
-<<<<<<< HEAD
-    plugin, model = getattr(trainer.accelerator.state, "fsdp_plugin", None), trainer.model
-    if not (trainer.is_fsdp_enabled and plugin.mixed_precision_policy):
-=======
     model = trainer.model
     policy = trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.mixed_precision_policy
     if not policy:
->>>>>>> int
         return model
     dtype = policy.param_dtype
     weights = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
