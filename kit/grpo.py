@@ -15,8 +15,8 @@ from kit.errors import DataError, SettingsError
 def load_prompts(params, tokenizer, split="train"):
     """Return (rows, prompts): the chat rows of the task, and {prompt: messages, right: text}."""
     rows, _ = sft.load_chats(params, tokenizer, split)
-    chats = [row["messages"] for row in rows]
-    return rows, [{"prompt": turns[:-1], "right": turns[-1]["content"]} for turns in chats]
+    return rows, [{"prompt": turns[:-1], "right": turns[-1]["content"]}
+                  for turns in (row["messages"] for row in rows)]
 
 
 def mixture(prompts, task, count, rare_share=0.0, seed=0):
@@ -26,9 +26,8 @@ def mixture(prompts, task, count, rare_share=0.0, seed=0):
     are rare. A share of 0 leaves the kinds as they are. A prompt comes again after all of its kind.
     """
     draw, kinds = random.Random(seed), {}
-    for prompt in draw.sample(prompts, len(prompts)):
-        kind = task.kind(prompt["right"]) if task.kind and rare_share else ""
-        kinds.setdefault(kind, []).append(prompt)
+    for p in draw.sample(prompts, len(prompts)):
+        kinds.setdefault(rare_share and task.kind and task.kind(p["right"]), []).append(p)
     common, *rare = sorted(kinds.values(), key=len, reverse=True)
     each = round(count * rare_share / len(rare)) if rare else 0
     sizes = [count - each * len(rare), *[each] * len(rare)]
@@ -65,20 +64,19 @@ def choose(params, run, model, tokenizer, prompts, task):
     if rest:
         raise SettingsError(f"expected a multiple of num_generations={k}, got {k * groups + rest}; "
                             "change one of the two", field="batch_size")
-    mix = {"rare_share": params.rare_share, "seed": params.seed}
     if params.candidates:
-        prompts = mixture(prompts, task, params.candidates, **mix)
+        prompts = mixture(prompts, task, params.candidates, params.rare_share, params.seed)
         if "right_of_group" not in run.report:
             samples = dpo.sample(model, tokenizer, prompts, k, temperature=params.temperature,
                                  max_new_tokens=task.max_new_tokens)
             run.add(right_of_group=[sum(judged(texts, prompt["right"], task))
                                     for texts, prompt in zip(samples, prompts, strict=True)])
         prompts = teachable(prompts, run.report["right_of_group"], k)
-    return mixture(prompts, task, params.steps * groups, **mix)
+    return mixture(prompts, task, params.steps * groups, params.rare_share, params.seed)
 
 
 def dataset(tokenizer, prompts):
-    """Return the dataset of a PromptTrainer: ids of kit.chat, where typed control tokens are text."""
+    """Return the dataset of a PromptTrainer: ids in which typed control tokens are text."""
     encoded = chat.encode_chats(tokenizer, [p["prompt"] for p in prompts], reply_next=True)
     columns = {"prompt": [e.input_ids for e in encoded], "right": [p["right"] for p in prompts]}
     return sft.dataset(columns, f"grpo {columns}")
@@ -116,9 +114,9 @@ def checks(trainer, tokenizer):
     earned = [sum(trainer.reward_funcs[0](completion_ids=ids, right=data["right"]))
               for ids in (right, [[stop]] * len(right))]
     others = sum(ids[-1] != start for ids in data["prompt"])
-    return [preflight.none("every prompt ends where the reply begins", others, "others"),
-            preflight.Check("right replies get the reward, empty ones do not",
-                            earned == [len(data), 0], f"{earned} of {len(data)}"),
+    exact = preflight.Check("right replies get the reward, empty ones do not",
+                            earned == [len(data), 0], f"{earned} of {len(data)}")
+    return [preflight.none("every prompt ends where the reply begins", others, "others"), exact,
             preflight.none("one process", trainer.args.world_size - 1, "more")]
 
 
@@ -155,5 +153,4 @@ def __getattr__(name):
             model.train()
             return replies, None
 
-    globals()[name] = PromptTrainer
-    return PromptTrainer
+    return globals().setdefault(name, PromptTrainer)
