@@ -94,11 +94,11 @@ class Progress:
         """Show `text` at once in place of the line, for example "loading"."""
         self._write(text)
 
-    def update(self, done, loss=None, validation=None):
+    def update(self, done, loss=None, validation=None, reward=None):
         """Show that `done` of the total are done; calls in quick succession cost almost nothing."""
         now = time.monotonic()
         self.first = self.first or (done, now)
-        for name, value in (("loss", loss), ("validation", validation)):
+        for name, value in (("loss", loss), ("validation", validation), ("reward", reward)):
             if value is not None:
                 self.series.setdefault(name, []).append((done, value))
         if now - self.written >= LINE_SECONDS:
@@ -118,7 +118,8 @@ class Progress:
             fast = f"{rate:.1f} {self.unit}s/s"
             parts += [fast if rate >= 1 else f"{1 / rate:.1f} s per {self.unit}"]
             parts += [f"{minutes}:{seconds:02} left"]
-        return " · ".join(parts + [f"loss {loss:.2f}" for _, loss in self.series["loss"][-1:]])
+        last = {name: points[-1][1] for name, points in self.series.items() if points}
+        return " · ".join(parts + [f"{k} {last[k]:.2f}" for k in ("loss", "reward") if k in last])
 
     def _draw(self):
         if in_notebook() and len(self.series["loss"]) > 1:
