@@ -24,17 +24,17 @@ os.environ |= {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }  # asking for a GPU must not start one before the fork
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from datasets import disable_progress_bars  # noqa: E402
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config  # noqa: E402
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
+import torch
+import transformers
+from datasets import disable_progress_bars
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from benchmarks import profiles  # noqa: E402
-from benchmarks.common import tokenizer  # noqa: E402
-from kit import models, speed  # noqa: E402
-from kit import sft as kit_sft  # noqa: E402
-from kit.engine import attention, patches  # noqa: E402
+from benchmarks import profiles
+from benchmarks.common import tokenizer
+from kit import models, speed
+from kit import sft as kit_sft
+from kit.engine import attention, patches
 
 LLAMA = {"rope_theta": 100_000.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SHAPES = {  # configs as published, weights at random
@@ -672,7 +672,7 @@ def answer(spec):
             "agree": agree,
             "profile": sft,
         }[spec["task"]](spec)
-    except Exception as error:  # noqa: BLE001  one contender that fails must not end the comparison
+    except Exception as error:
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     peak = (
         torch.cuda.max_memory_allocated()

@@ -300,7 +300,7 @@ def child(names):
         plan = memory.plan(config, as_packed(setting, config.vocab_size) if packed else setting)
         try:
             peaks = measure(setting, config, packed, SETTINGS[name][1].get("trained", 1.0))
-        except Exception as error:  # noqa: BLE001  the other settings are still worth their time
+        except Exception as error:
             print(f"{name} failed: {error!r}"[:2000], flush=True)
             continue
         left = peaks.pop("left", 0)

@@ -31,8 +31,8 @@ from types import SimpleNamespace
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from kit import launch, runs  # noqa: E402
-from kit.errors import KitError  # noqa: E402
+from kit import launch, runs
+from kit.errors import KitError
 
 PROJECT = Path(__file__).parents[1]
 SHAPES = {  # hidden, layers, inner, heads, kv heads, tied, vocabulary
@@ -609,7 +609,7 @@ def run(listed, out, until):
             return
         try:
             found = do(kind, min(seconds, left), arguments, card)
-        except Exception as error:  # noqa: BLE001  one job must not end the others
+        except Exception as error:
             found = [
                 {"job": kind, "arguments": arguments, "seconds": 0, "error": repr(error)[:600]}
             ]

@@ -152,7 +152,7 @@ def xformers_without_its_library():
         lib._register_extensions = lambda: info
         lib._built_with_cuda, lib._build_metadata = True, info  # before xformers.ops reads it
         return f"without its library ({str(lib._cpp_library_load_exception).splitlines()[-2].strip()[:120]})"
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return f"none: {type(error).__name__}: {error}"[:200]
 
 
@@ -391,7 +391,7 @@ def measured(spec, folder, made, told):
         begun = time.perf_counter()
         try:
             told |= checked(trainer, made[:CHECKED])
-        except Exception as error:  # noqa: BLE001  the timing tells something even so
+        except Exception as error:
             told["check_error"] = last_lines(error)
             model.zero_grad(set_to_none=True)
         told["check_s"] = round(time.perf_counter() - begun, 2)
@@ -425,7 +425,7 @@ def measured(spec, folder, made, told):
                 and not any(s < size for s in sizes)
             ):
                 sizes.insert(0, size // 2)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             tried[size] = {"error": last_lines(error), "steps": len(clock.steps) if clock else 0}
         told["stats"] = stats(model)
         trainer = None
@@ -523,9 +523,9 @@ def main(spec):
                 raise RuntimeError("weights: " + done.stderr[-1500:])
             told["weights_s"] = round(time.perf_counter() - BEGUN, 2)
             told["xformers"] = xformers_without_its_library()
-            import unsloth  # noqa: F401  before transformers and trl
             import torch
             import transformers
+            import unsloth  # noqa: F401  before transformers and trl
 
             transformers.logging.set_verbosity_error()
             spec["where"] = "cuda" if torch.cuda.is_available() else "cpu"
@@ -538,7 +538,7 @@ def main(spec):
                 measured(spec, folder, made, told)
             finally:
                 best_of(told)
-    except BaseException as error:  # noqa: BLE001  one line of JSON whatever happens
+    except BaseException as error:
         told |= {
             "error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
             "traceback": last_lines(error),
