@@ -1,7 +1,8 @@
-"""The ways to train that speed_gpu.py and speed_cpu.py compare: each one a process that answers with a dict.
+"""The ways to train that speed_gpu.py and speed_cpu.py compare: each one a process that answers
+with a dict.
 
-Every contender gets the same weights (seeded, from a config), the same rows, and tells the loss and gradient norm of
-the first rows in its own way before anything is timed.
+Every contender gets the same weights (seeded, from a config), the same rows, and tells the loss and
+gradient norm of the first rows in its own way before anything is timed.
 """
 
 import contextlib
@@ -124,7 +125,8 @@ def model(shape, dtype=torch.float32):
 
 
 def rows(shape, count, *, median, cap, trained=1.0, seed=0):
-    """Rows of random ids with log-normal lengths: {input_ids, labels}; the last share `trained` of each is trained."""
+    """Rows of random ids with log-normal lengths: {input_ids, labels}; the last share `trained` of
+    each is trained."""
     draw, vocabulary = random.Random(seed), SHAPES[shape]().vocab_size
     found = []
     for _ in range(count):
@@ -162,7 +164,8 @@ def faster(found, layers):
 
 
 class Clock(transformers.TrainerCallback):
-    """Real ids and seconds of each step; stops after `warm` steps and the wanted ones, or the wanted seconds."""
+    """Real ids and seconds of each step; stops after `warm` steps and the wanted ones, or the
+    wanted seconds."""
 
     def __init__(self, trainer, spec):
         self.spec, self.warm, self.steps, self.first, samples = (
@@ -216,7 +219,8 @@ def real_ids(batch):
 
 
 def allocations():
-    """How often torch asked the driver for memory, and how often it gave back all it had kept to ask again."""
+    """How often torch asked the driver for memory, and how often it gave back all it had kept to
+    ask again."""
     found = torch.cuda.memory_stats() if cuda() else {}
     return found.get("num_device_alloc", 0), found.get("num_alloc_retries", 0)
 
@@ -268,7 +272,8 @@ def common(folder, warm):
 
 
 def ours(way):
-    """What a lesson's run adds to the settings of the hardware, and data workers where the way asks for them."""
+    """What a lesson's run adds to the settings of the hardware, and data workers where the way asks
+    for them."""
     workers = (
         {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
         if "workers" in way
@@ -409,7 +414,8 @@ def trained(trainer, spec, first):
 
 
 def raw(spec, made, first):
-    """The loop without a trainer: "raw" pads and scores the trained ids; "raw, packed" has our attention and head."""
+    """The loop without a trainer: "raw" pads and scores the trained ids; "raw, packed" has our
+    attention and head."""
     from transformers import get_cosine_schedule_with_warmup
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
     from trl.trainer.utils import add_fused_lm_head
@@ -492,7 +498,8 @@ def raw(spec, made, first):
 
 
 class PairTrainer(DPOTrainer):
-    """DPOTrainer on rows that are ids already; notes what asking the reference for all of them costs."""
+    """DPOTrainer on rows that are ids already; notes what asking the reference for all of them
+    costs."""
 
     asked = 0.0  # seconds a pair
 
@@ -582,7 +589,8 @@ def fitted(trainer):
 
 
 def agree(spec):
-    """Furthest logits and relative distance of all gradients from float32, one document at a time: ours and SDPA's."""
+    """Furthest logits and relative distance of all gradients from float32, one document at a time:
+    ours and SDPA's."""
     made = rows(spec["shape"], 6, median=spec["median"], cap=spec["cap"] // 4, seed=5)
     collate = transformers.DataCollatorForSeq2Seq(tokenizer())
     batch = {
@@ -629,7 +637,8 @@ def agree(spec):
 
 
 def ceiling(spec):
-    """Matrix products and copies alone: TFLOP/s and TB/s of a GPU, or of one processor in its own time."""
+    """Matrix products and copies alone: TFLOP/s and TB/s of a GPU, or of one processor in its own
+    time."""
     where, dtype = ("cuda", torch.bfloat16) if cuda() else ("cpu", torch.float32)
     size, best, copy = (8192, 0.0, 0.0) if cuda() else (1024, 0.0, 0.0)
     now = time.perf_counter if cuda() else time.process_time
