@@ -260,7 +260,7 @@ def test_slurm_starts_one_launcher_a_host(tmp_path):
 
 
 def test_skypilot_starts_one_launcher_per_host(tmp_path):
-    """`run` with the variables that SkyPilot sets on each host (its docs, "Distributed multi-node jobs")."""
+    """`run` with the variables that SkyPilot sets on each host."""
     fields = yaml.safe_load(SKYPILOT.read_text())
     assert fields["num_nodes"] == 2 and fields["resources"]["accelerators"] == "H100:8"
     assert fields["envs"]["KIT_RUNS"] in fields["volumes"]  # on a disk that both hosts see
@@ -269,12 +269,14 @@ def test_skypilot_starts_one_launcher_per_host(tmp_path):
     accelerate.write_text('#!/bin/bash\necho "$@"\n')
     accelerate.chmod(0o755)
     for rank in ("0", "1"):
-        host = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": rank, "SKYPILOT_NUM_GPUS_PER_NODE": "8",
-                "SKYPILOT_NODE_IPS": "10.0.0.5\n10.0.0.6", "PATH": f"{tmp_path}:/usr/bin:/bin"}
-        done = subprocess.run(["bash", "-c", fields["run"]], capture_output=True, text=True, check=True,
-                              env=fields["envs"] | host)
+        host = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": rank,
+                "SKYPILOT_NUM_GPUS_PER_NODE": "8", "SKYPILOT_NODE_IPS": "10.0.0.5\n10.0.0.6",
+                "PATH": f"{tmp_path}:/usr/bin:/bin"}
+        done = subprocess.run(["bash", "-c", fields["run"]], env=fields["envs"] | host,
+                              capture_output=True, text=True, check=True)
         assert done.stdout.split() == (
-            f"launch --config_file configs/two_nodes.yaml --num_machines 2 --machine_rank {rank} --num_processes 16 "
+            "launch --config_file configs/two_nodes.yaml --num_machines 2 "
+            f"--machine_rank {rank} --num_processes 16 "
             "--main_process_ip 10.0.0.5 scripts/sft_chat.py --epochs 2").split()
 
 

@@ -1,4 +1,4 @@
-"""torchrun starts all processes again after one is killed, and the run ends with the same weights."""
+"""torchrun starts all processes again when one is killed; the run ends with the same weights."""
 
 import json
 import os
