@@ -1,11 +1,14 @@
 """Preference pairs from a model's own replies, their reference, and the SFT control. Lesson 04."""
 
+import dataclasses
+import hashlib
 import json
 import math
 
-from kit import chat, runs, scoring, sft
+from kit import chat, records, runs, scoring, sft, tasks
 
 EQUAL = chat.EQUAL
+HELD_OUT = 15  # one prompt in so many is for validation
 
 
 def sample(model, tokenizer, rows, k, *, temperature=1.0, **options):
@@ -43,6 +46,36 @@ def write(pairs, name):
     lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
     file.write_text("".join(lines), encoding="utf-8")
     return file
+
+
+def load_pairs(params, tokenizer, split="train"):
+    """Return (rows, pairs of ids) of the file params.pairs, or of the task's own pairs.
+
+    "validation" is a fifteenth of the prompts, by hash: there the ids are the Encoded of the chosen
+    replies, whose loss says how likely the policy still finds them.
+    """
+    task = tasks.load(params.task, on_bad=params.on_bad, check=split == "train")
+    if params.pairs:
+        task = dataclasses.replace(task, pairs=records.find(params.pairs))
+    rows = tasks.rows(task, "pairs", on_bad=params.on_bad)
+    if params.pairs or params.on_bad == "skip":  # otherwise tasks.load has refused them
+        rows = records.split_leaked(rows, tasks.questions(task), params.on_bad)
+    rows = rows.mapped("preferences",
+                       lambda row: row if held_out(row) == (split == "validation") else None)
+    if not len(rows):
+        return rows, []
+    rows, pairs = encode(params, tokenizer, rows)
+    if split == "validation":
+        pairs = [chat.Encoded(pair["prompt_ids"] + pair["chosen_ids"],
+                              [0] * len(pair["prompt_ids"]) + [1] * len(pair["chosen_ids"]))
+                 for pair in pairs]
+    return rows, pairs
+
+
+def held_out(row):
+    """Return whether a pair is for validation: all pairs of a prompt are on one side."""
+    prompt = json.dumps(row["prompt"], sort_keys=True).encode()
+    return int(hashlib.sha256(prompt).hexdigest(), 16) % HELD_OUT == 0
 
 
 def encode(params, tokenizer, rows):
@@ -104,6 +137,17 @@ def amounts(batch):
     return torch.stack([mask.chunk(2)[0][:, 1:].sum(), pairs])
 
 
+def mean_over_pairs(trainer, values):
+    """Return what TRL takes the mean of; plain `gather` needs equally many pairs in each process."""
+    import torch
+
+    if not values.ndim:
+        return trainer.gather(values)
+    amount = torch.tensor(float(len(values)), device=values.device)
+    total, count = trainer.accelerator.reduce(torch.stack([values.float().sum(), amount]), "sum")
+    return (total / count)[None]
+
+
 def __getattr__(name):
     """Make PairTrainer when it is first used: importing TRL takes seconds."""
     if name != "PairTrainer":
@@ -155,12 +199,6 @@ def pair_trainer():
             finally:
                 self.loss_weights, self.accelerator.gather = weights, self.gather
 
-        def mean_over_pairs(self, values):
-            """Return what TRL takes the mean of; plain `gather` needs equally many pairs everywhere."""
-            if not values.ndim:
-                return self.gather(values)
-            amount = torch.tensor(float(len(values)), device=values.device)
-            total, count = self.accelerator.reduce(torch.stack([values.float().sum(), amount]), "sum")
-            return (total / count)[None]
+        mean_over_pairs = mean_over_pairs
 
     return PairTrainer

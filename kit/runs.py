@@ -1,7 +1,8 @@
 """A training run is one folder. It resumes exactly, and refuses to resume with other settings.
 
 run.json (settings, hashes, versions), task.py, metrics.jsonl (a line per step), report.json
-(results), checkpoint-N/ (kit.engine.checkpoints), model/ (loads with from_pretrained). Lesson 02.
+(results), checkpoint-N/ (kit.engine.checkpoints), model/ (loads with from_pretrained), adapter/ of
+LoRA before it was merged into model/ (not where several processes split the model). Lesson 02.
 """
 
 import contextlib
@@ -283,6 +284,9 @@ class Run:
                 shutil.rmtree(folder, ignore_errors=True)
             trained.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
+            if hasattr(model, "peft_config") and not (trainer.is_fsdp_enabled
+                                                      or trainer.is_deepspeed_enabled):
+                model.save_pretrained(self.folder / "adapter")
             os.rename(temporary, self.model)
             model.loaded_sha256 = checkpoints.weights_sha256(self.model)  # no longer the base's
             self._report(recorder, best, model.loaded_sha256)

@@ -117,10 +117,11 @@ def fields_of(cls) -> dict:
                             field=cls.__name__)
     comments, kinds = {}, typing.get_type_hints(cls)
     for base in reversed(cls.__mro__[:-1]):
-        if not base.source:
+        source = base.source if issubclass(base, Settings) else inspect.getsource(base)
+        if not source:
             raise SettingsError("expected the source of the class, got none; define it in a file "
                                 "or a notebook cell", field=base.__name__)
-        comments |= dict(re.findall(r"^ +(\w+):[^#\n]*  # (.+?) *$", base.source, re.MULTILINE))
+        comments |= dict(re.findall(r"^ +(\w+):[^#\n]*  # (.+?) *$", source, re.MULTILINE))
     return {name: (kind, comments.get(name, "")) for name, kind in kinds.items()}
 
 

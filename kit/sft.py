@@ -3,15 +3,17 @@
 The training itself is TRL's SFTTrainer or DPOTrainer, built in the lesson's own cell.
 """
 
+import copy
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import random
 
 from kit import chat, models, preflight, records, runs, scoring, tasks
 from kit.engine import distributed
-from kit.engine.patches import score_trained_ids_only
+from kit.engine.patches import checkpointing_name, score_trained_ids_only
 from kit.errors import DataError, SettingsError
 
 SCORED = 200  # test questions, for the scores before and after
@@ -146,6 +148,24 @@ def smoke_test():
     return bool(os.environ.get("KIT_MAX_STEPS"))
 
 
+def summed_loss(model, batch):
+    """Return (loss in nats summed over the trained ids, their number) of a list of Encoded.
+
+    Each position predicts the next id: the logits leave out the last position, the labels the first.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    where = next(model.parameters()).device
+    ids = pad_sequence([torch.tensor(e.input_ids) for e in batch], True).to(where)
+    labels = pad_sequence([torch.tensor(e.labels) for e in batch], True, chat.IGNORED)
+    labels = labels[:, 1:].to(where)
+    scored = labels != chat.IGNORED
+    logits = model(input_ids=ids).logits[:, :-1].float()
+    return torch.nn.functional.cross_entropy(logits[scored], labels[scored],
+                                             reduction="sum"), int(scored.sum())
+
+
 def mean_loss(model, encoded, *, batch_size=32):
     """Return the loss in nats over all trained ids: each id weighs the same, whatever the batch.
 
@@ -153,24 +173,42 @@ def mean_loss(model, encoded, *, batch_size=32):
     `per_device_eval_batch_size`.
     """
     import torch
-    from torch.nn.utils.rnn import pad_sequence
 
-    rows, nats, trained = sorted(encoded, key=len), 0.0, 0
-    where, mode = next(model.parameters()).device, model.training
+    rows, mode = sorted(encoded, key=len), model.training
     model.eval()
     with torch.no_grad():
-        for at in range(0, len(rows), batch_size):
-            batch = rows[at : at + batch_size]
-            ids = pad_sequence([torch.tensor(e.input_ids) for e in batch], True).to(where)
-            labels = pad_sequence([torch.tensor(e.labels) for e in batch], True, chat.IGNORED)
-            labels = labels[:, 1:].to(where)
-            logits = model(input_ids=ids).logits[:, :-1].float()
-            scored = labels != chat.IGNORED
-            nats += torch.nn.functional.cross_entropy(logits[scored], labels[scored],
-                                                      reduction="sum").item()
-            trained += int(scored.sum())
+        sums = [summed_loss(model, rows[at : at + batch_size])
+                for at in range(0, len(rows), batch_size)]
     model.train(mode)
-    return nats / trained
+    return sum(nats.item() for nats, _ in sums) / sum(trained for _, trained in sums)
+
+
+def few_steps(model, encoded, *, steps, learning_rate, batch_size=16, warmup_ratio=0.05,
+              validation=None):
+    """Train a copy of the model by the loop of lesson 02, and write nothing. Lessons 02 and 03.
+
+    The rows are taken in order, and again from the first. Return the copy and {"training":
+    [(step, loss), ...]}; with `validation`, a list of Encoded, {"validation": ...} of ten steps.
+    """
+    import torch
+    from transformers import get_cosine_schedule_with_warmup
+
+    model, rows = copy.deepcopy(model).train(), itertools.cycle(encoded)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    warmup = math.ceil(steps * warmup_ratio)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    losses = {"training": []} | ({"validation": []} if validation else {})
+    for step in range(1, steps + 1):
+        nats, trained = summed_loss(model, list(itertools.islice(rows, batch_size)))
+        (nats / trained).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses["training"].append((step, nats.item() / trained))
+        if validation and step % math.ceil(steps / 10) == 0:
+            losses["validation"].append((step, mean_loss(model, validation)))
+    return model.eval(), losses
 
 
 def lora(params, model):
@@ -183,6 +221,7 @@ def lora(params, model):
 
     if not params.lora_rank:
         return None
+    checkpointing_name()
     targets = params.lora_targets.replace(" ", "").split(",")
     options = {}
     if getattr(model, "role_ids", None):

@@ -1,4 +1,4 @@
-"""What a learner sees in JupyterLab: lessons, live progress, widgets, and a notebook opened again."""
+"""What a learner sees in JupyterLab: lessons, live progress, widgets, notebooks opened again."""
 
 import re
 import subprocess

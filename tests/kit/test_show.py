@@ -149,6 +149,8 @@ def test_scoreboard_and_checks():
         "FAILED" in show.checks([SimpleNamespace(name="one", passed=False, detail="0 rows")]).text
     )
     assert show.scoreboard_chart(STAGES).text == show.scoreboard(STAGES).text
+    stages = {"small": {"test": SCORE}, "large": {"test": SCORE | {"n": 9}}}
+    assert "test (n=2, 9)" in show.scoreboard(stages).text
 
 
 def test_confusion_shades_by_the_share_of_a_row():
@@ -194,10 +196,19 @@ def test_lens_and_strip_give_each_token(tokenizer, encoded):
     assert row[-3:] == [str(encoded.input_ids[-1]), "1", str(encoded.labels[-1])]
 
 
+def test_embedding_rows_say_how_far_each_new_row_is_from_the_nearest():
+    weight = torch.eye(6)
+    weight[5] = weight[4] + 0.01
+    text = show.embedding_rows(weight, {"<a>": 3, "<b>": 4, "<c>": 5}).text
+    distances = dict(re.findall(r"(<.>): .*?, ([0-9.]+) from the nearest", text))
+    assert distances == {"<a>": "1.41", "<b>": "0.02", "<c>": "0.02"}
+
+
 def test_course_map_links_the_lessons():
     shown = show.course_map(2)
     links = re.findall('href="([^"]+)"', shown.rich)
     assert len(links) == 12 and [link[:2] for link in links] == [f"{i:02}" for i in range(12)]
+    assert "07 LoRA > " in shown.text and "10 many GPUs" in shown.text
     assert "[02 SFT completion]" in shown.text and shown.rich.count(show.BLUE) == 1
 
 
@@ -386,3 +397,15 @@ def test_environment_holds_no_path_and_no_secret(monkeypatch):
     assert "canary" not in text and str(Path.cwd()) not in text and os.uname().nodename not in text
     assert "/" not in shown.text and "\\" not in shown.text
     assert "torch" in text and "transformers" in text
+
+
+def test_a_live_curve_is_thin_and_ends_with_the_last_point(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(show, "in_notebook", lambda: True)
+    plain = show.Shown("")
+    monkeypatch.setattr(show, "curves", lambda series, **more: drawn.append(series) or plain)
+    bar = show.progress("run", 1001)
+    bar.series["loss"] = [(step, 1.0) for step in range(1, 1002)]
+    bar._draw()
+    steps = [step for step, _ in drawn[0]["loss"]]
+    assert steps == list(range(2, 1002, 3)) and len(steps) <= show.CURVE_POINTS

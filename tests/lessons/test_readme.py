@@ -1,53 +1,203 @@
-"""The README tells the truth: its commands, files and numbers exist."""
+"""The README tells the truth: its commands run, its files exist, its numbers are computed."""
 
+import json
+import os
 import re
-import subprocess
+import shutil
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import nbformat
 import pytest
+import readme
+
+from kit.engine import checkpoints
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+PAGES = [README, *(f.read_text(encoding="utf-8") for f in sorted(PROJECT.glob("docs/*.md")))]
 MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
+LINES = readme.commands(README)
+SCRIPTS = [line for line in LINES if "scripts/" in line]
+NOT_RUN = ("make ", ".venv/", "python3 -m venv", ". .venv")  # a whole course, or an installation
+LAUNCHED = [line for line in SCRIPTS if "accelerate launch" in line and "configs/" not in line]
 
 
 def outputs(name):
     book = nbformat.read(PROJECT / "notebooks" / name, as_version=4)
-    return "\n".join(str(o.get("text", "") or o.get("data", {}).get("text/plain", ""))
-                     for cell in book.cells if cell.cell_type == "code" for o in cell.outputs)
+    texts = []
+    for cell in book.cells:
+        for output in cell.get("outputs", []):
+            texts.append(
+                str(output.get("text", "") or output.get("data", {}).get("text/plain", ""))
+            )
+    return "\n".join(texts)
 
 
 def test_make_targets_exist():
-    told = set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", README + (PROJECT / "CONTRIBUTING.md").read_text(), re.M))
-    assert {"course", "test", "lab"} <= told
-    assert told <= set(re.findall(r"^([a-z0-9-]+):", MAKEFILE, re.M))
+    named = set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", README, re.MULTILINE))
+    assert {"course", "chat", "lab", "help"} <= named
+    assert named <= set(re.findall(r"^([a-z0-9-]+):", MAKEFILE, re.MULTILINE))
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert len(links) >= 7
-    assert [link for link in links if not (PROJECT / link).exists()] == []
+def test_links_and_pictures_lead_somewhere():
+    for folder, page in zip((PROJECT, *[PROJECT / "docs"] * len(PAGES[1:])), PAGES, strict=True):
+        links = re.findall(r"\]\(([^)#:]+)\)", page)
+        assert len(links) >= 7
+        assert [link for link in links if not (folder / link).exists()] == []
 
 
-def test_every_kit_module_is_in_the_tree_and_only_those():
-    told = set(re.findall(r"\b(\w+)\.py\b", README[README.index("kit/           "):README.index("scripts/       gen")]))
-    assert told == {path.stem for path in (PROJECT / "kit").glob("*.py")} - {"__init__"}
+def test_the_picture_is_drawn_from_replies():
+    picture = ET.parse(PROJECT / "docs" / "before_after.svg").getroot()
+    texts = ["".join(part.itertext()) for part in picture.iter() if part.tag.endswith("text")]
+    assert len(texts) >= 8 and "Right after the course" in texts[-1]
+    title = next(part.text for part in picture.iter() if part.tag.endswith("title"))
+    assert "before" in title and "after" in title
 
 
-@pytest.mark.parametrize("line", [line for line in README.splitlines() if "scripts/" in line and " --" in line])
-def test_flags_of_script_commands_exist(line):
-    script, rest = re.search(r"(scripts/\w+\.py)(.*)", line).groups()
-    told = subprocess.run([sys.executable, PROJECT / script, "--help"], capture_output=True, text=True, check=True).stdout
-    for flag in re.findall(r" (--[\w-]+)", rest):
-        assert flag in told, (script, flag)
+def test_every_module_is_in_the_tree_and_only_those():
+    tree = README[README.index("kit/             the lib") : README.index("scripts/         gen")]
+    named = set(re.findall(r"^  +(\w+)\.py", tree, re.MULTILINE))
+    files = [*(PROJECT / "kit").glob("*.py"), *(PROJECT / "kit" / "engine").glob("*.py")]
+    assert named == {file.stem for file in files} - {"__init__", "__main__"}
+
+
+def test_every_lesson_is_in_the_table_with_its_minutes():
+    table = dict(re.findall(r"^\| \[(\d\d) [^\]]+\]\([^)]+\) \| ([\d.]+) \|", README, re.MULTILINE))
+    lessons = sorted(file.stem[:2] for file in (PROJECT / "notebooks").glob("[0-9]*.ipynb"))
+    assert list(table) == lessons
+    total = sum(map(float, table.values()))
+    promised = float(re.search(r"right in (\d+) minutes", README)[1])
+    assert abs(total - promised) <= 0.15 * promised
 
 
 def test_scores_are_those_of_lesson_05():
-    rows = [line.strip("|").split("|") for line in README[README.index("## Scores"):].splitlines() if line.startswith("| ")]
-    found = re.sub(r"\s+", " ", outputs("05_evaluate.ipynb"))
+    scores = README[README.index("## Scores") : README.index("## Your own task")]
+    rows = [line.strip("|").split("|") for line in scores.splitlines() if line.startswith("| ")]
     stages = [[cell.strip() for cell in row] for row in rows if "[" in row[1]]
-    assert [stage[0] for stage in stages] == ["base", "completion SFT", "chat SFT", "DPO"]
+    assert len(stages) >= 4
+    computed = re.sub(r"\s+", " ", outputs("05_evaluate.ipynb"))
     for stage in stages:
-        assert " ".join(stage) in found, stage
+        assert " ".join(stage) in computed, stage
+
+
+def test_the_best_number_is_in_the_table():
+    best = re.search(r"\*\*0% to ([\d.]+)% of unseen", README)[1]
+    row = [line for line in README.splitlines() if line.startswith("| DPO")][0]
+    assert round(float(re.search(r"\| ([\d.]+)% \[", row)[1])) == round(float(best))
+
+
+def environment(runs, processes="1"):
+    return readme.short_environment(runs, NUM_GPUS=processes)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Runs of the three launch lines in their order, with one process, as printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    for line in LAUNCHED:
+        done = readme.run(line, environment(runs))
+        assert done.code == 0, (line, done.output[-3000:])
+    return runs
+
+
+def fresh_copy(chain, folder, name):
+    """A copy of the chain's runs in which the run `name` is not trained yet."""
+    shutil.copytree(chain, folder)
+    shutil.rmtree(folder / name)
+    return folder
+
+
+def test_three_launch_lines_are_printed():
+    names = [re.search(r"scripts/(\w+)\.py", line)[1] for line in LAUNCHED]
+    assert names == ["sft_completion", "sft_chat", "dpo"]
+
+
+def test_one_process_trains_every_lesson(chain):
+    for name in ("02_sft_completion", "03_sft_chat", "04_dpo"):
+        report = json.loads((chain / f"{name}-pocket" / "report.json").read_text())
+        assert report["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    "script, run, processes, folder",
+    [
+        ("sft_completion", "02_sft_completion-pocket", "4", "scripts"),
+        ("sft_chat", "03_sft_chat-pocket", "3", "."),
+        ("dpo", "04_dpo-pocket", "2", "scripts"),
+    ],
+)
+def test_several_processes_train_with_default_settings(
+    chain, tmp_path, script, run, processes, folder
+):
+    """The line as printed, on CPU processes, from the project and from inside scripts/."""
+    runs = fresh_copy(chain, tmp_path / "runs", run)
+    line = next(line for line in LAUNCHED if f"scripts/{script}.py" in line)
+    config = "--config_file " + str(PROJECT / "configs" / "ddp.yaml")
+    line = line.replace("accelerate launch", f"ACCELERATE_USE_CPU=true accelerate launch {config}")
+    if folder == "scripts":
+        line = line.replace("scripts/", "")
+    done = readme.run(line, environment(runs, processes), folder=PROJECT / folder)
+    assert done.code == 0, done.output[-3000:]
+    report = json.loads((runs / run / "report.json").read_text())
+    assert report["steps"] == 2
+    assert json.loads((runs / run / "run.json").read_text())["world_size"] == int(processes)
+
+
+def test_the_two_process_line_of_the_readme(chain):
+    (line,) = [line for line in SCRIPTS if "ACCELERATE_USE_CPU" in line]
+    done = readme.run(line, environment(chain))
+    assert done.code == 0, done.output[-3000:]
+    one, two = (
+        checkpoints.read_json(chain / name / "report.json")
+        for name in ("03_sft_chat-pocket", "two-pocket")
+    )
+    assert two["loss_first"] == pytest.approx(one["loss_first"], abs=2e-5)
+
+
+def test_own_task_lines(tmp_path):
+    """The five lines of an own task, on few steps; test_stranger.py runs them in full."""
+    lines = [line for line in LINES if "orders" in line]
+    assert [line.split()[0] for line in lines] == ["kit", "python", "kit", "kit", "kit"]
+    for line in lines[:4]:
+        done = readme.run(line, environment(tmp_path / "runs"))
+        assert done.code == 0, (line, done.output[-3000:])
+
+
+def test_help_answers():
+    done = readme.run(next(line for line in LINES if line.endswith("--help")), os.environ)
+    assert done.code == 0 and "--learning_rate" in done.output
+
+
+def test_every_command_is_covered():
+    """A command that no test runs is named here, so that the README cannot grow one unseen."""
+    covered = {*LAUNCHED, *(line for line in SCRIPTS if "ACCELERATE_USE_CPU" in line)}
+    covered |= {line for line in LINES if "orders" in line or line.endswith("--help")}
+    rest = [line for line in LINES if line not in covered and not line.startswith(NOT_RUN)]
+    assert rest == [
+        line for line in LINES if "configs/fsdp2.yaml" in line
+    ]  # tests/kit/test_configs.py
+
+
+def test_fsdp2_line_on_a_cpu(chain):
+    line = next(line for line in LINES if "configs/fsdp2.yaml" in line)
+    done = readme.run(f"ACCELERATE_USE_CPU=true {line}", environment(chain, "2"))
+    assert done.code == 0, done.output[-3000:]
+
+
+@pytest.mark.long
+def test_the_cell_for_colab(tmp_path):
+    """The cell as printed, in an empty folder and a new environment, with this clone as source."""
+    cell = re.search(r"```python\n(REPOSITORY.*?)```", README, re.DOTALL)[1]
+    lines = [line.lstrip("!%") for line in cell.splitlines()[1:]]
+    script = "\n".join(
+        [
+            f"REPOSITORY={PROJECT}",
+            *lines,
+            "python -c 'from kit import show, tasks; tasks.load(\"cron\")'",
+        ]
+    )
+    setup = f"{sys.executable} -m venv env && . env/bin/activate\n"
+    done = readme.run(setup + "set -e\n" + script, os.environ, folder=tmp_path, seconds=900)
+    assert done.code == 0, done.output[-3000:]
