@@ -15,7 +15,7 @@ endif
 MODEL ?= 04_dpo-pocket
 
 .DEFAULT_GOAL := help
-.PHONY: help course lab chat notebooks scripts lint format test test-long smollm2 clean
+.PHONY: help course lab chat notebooks scripts lint format test test-long smollm2 wllama site clean
 
 help:                      ## show this list
 	@echo "make TARGET, where TARGET is one of"
@@ -50,6 +50,27 @@ lint: .venv/ready          ## check code and its layout with ruff
 format: .venv/ready        ## let ruff sort imports and lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+SHIP_RUN ?= 04_dpo-pocket
+WLLAMA := 3.13.0
+
+wllama: kit/web/wllama/index.min.js   ## the browser's llama.cpp, from npm, checked by sha256
+
+kit/web/wllama/index.min.js: kit/web/wllama.sha256
+	rm -rf kit/web/.npm && mkdir -p kit/web/.npm kit/web/wllama
+	cd kit/web/.npm && npm install --silent --no-save --ignore-scripts --prefix . @wllama/wllama@$(WLLAMA)
+	cp kit/web/.npm/node_modules/@wllama/wllama/LICENCE kit/web/.npm/node_modules/@wllama/wllama/esm/wasm/wllama.wasm kit/web/wllama/
+	cp kit/web/.npm/node_modules/@wllama/wllama/esm/index.min.js kit/web/wllama/
+	cd kit/web/wllama && sha256sum --check --quiet ../wllama.sha256 || { rm -rf ../wllama; exit 1; }
+	rm -rf kit/web/.npm
+	touch $@
+
+site: .venv/ready                     ## the lessons as a static site in docs/_site; nothing is run
+	rm -rf docs/_site docs/_shipped && mkdir -p docs/_shipped
+	for runs in $(RUNS) runs/in-place runs; do \
+	  if [ -d $$runs/$(SHIP_RUN)/ship/web ]; then cp -r $$runs/$(SHIP_RUN)/ship/web docs/_shipped/; break; fi; done
+	SHIPPED=_shipped $(BIN)/sphinx-build -q -c docs -d docs/_site/.doctrees . docs/_site
+	rm -rf docs/_site/.doctrees docs/_site/_sources
 
 # DeepSpeed's parser lies beside the environment; see requirements-deepspeed.txt.
 .venv/deepspeed: .venv/ready requirements-deepspeed.txt

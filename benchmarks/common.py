@@ -1,4 +1,5 @@
-"""Parts that several benchmarks share: model configs, a tokenizer without words, TRL's DPO on ids."""
+"""Parts that several benchmarks share: model configs, a tokenizer without words, TRL's DPO on
+ids."""
 
 from kit import memory
 

@@ -1,7 +1,8 @@
-"""The ways to train that speed_gpu.py and speed_cpu.py compare: each one a process that answers with a dict.
+"""The ways to train that speed_gpu.py and speed_cpu.py compare: each one a process that answers
+with a dict.
 
-Every contender gets the same weights (seeded, from a config), the same rows, and tells the loss and gradient norm of
-the first rows in its own way before anything is timed.
+Every contender gets the same weights (seeded, from a config), the same rows, and tells the loss and
+gradient norm of the first rows in its own way before anything is timed.
 """
 
 import contextlib
@@ -24,17 +25,17 @@ os.environ |= {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }  # asking for a GPU must not start one before the fork
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from datasets import disable_progress_bars  # noqa: E402
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config  # noqa: E402
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # noqa: E402
+import torch
+import transformers
+from datasets import disable_progress_bars
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from benchmarks import profiles  # noqa: E402
-from benchmarks.common import tokenizer  # noqa: E402
-from kit import models, speed  # noqa: E402
-from kit import sft as kit_sft  # noqa: E402
-from kit.engine import attention, patches  # noqa: E402
+from benchmarks import profiles
+from benchmarks.common import tokenizer
+from kit import models, speed
+from kit import sft as kit_sft
+from kit.engine import attention, patches
 
 LLAMA = {"rope_theta": 100_000.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SHAPES = {  # configs as published, weights at random
@@ -124,7 +125,8 @@ def model(shape, dtype=torch.float32):
 
 
 def rows(shape, count, *, median, cap, trained=1.0, seed=0):
-    """Rows of random ids with log-normal lengths: {input_ids, labels}; the last share `trained` of each is trained."""
+    """Rows of random ids with log-normal lengths: {input_ids, labels}; the last share `trained` of
+    each is trained."""
     draw, vocabulary = random.Random(seed), SHAPES[shape]().vocab_size
     found = []
     for _ in range(count):
@@ -162,7 +164,8 @@ def faster(found, layers):
 
 
 class Clock(transformers.TrainerCallback):
-    """Real ids and seconds of each step; stops after `warm` steps and the wanted ones, or the wanted seconds."""
+    """Real ids and seconds of each step; stops after `warm` steps and the wanted ones, or the
+    wanted seconds."""
 
     def __init__(self, trainer, spec):
         self.spec, self.warm, self.steps, self.first, samples = (
@@ -216,7 +219,8 @@ def real_ids(batch):
 
 
 def allocations():
-    """How often torch asked the driver for memory, and how often it gave back all it had kept to ask again."""
+    """How often torch asked the driver for memory, and how often it gave back all it had kept to
+    ask again."""
     found = torch.cuda.memory_stats() if cuda() else {}
     return found.get("num_device_alloc", 0), found.get("num_alloc_retries", 0)
 
@@ -268,7 +272,8 @@ def common(folder, warm):
 
 
 def ours(way):
-    """What a lesson's run adds to the settings of the hardware, and data workers where the way asks for them."""
+    """What a lesson's run adds to the settings of the hardware, and data workers where the way asks
+    for them."""
     workers = (
         {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
         if "workers" in way
@@ -409,7 +414,8 @@ def trained(trainer, spec, first):
 
 
 def raw(spec, made, first):
-    """The loop without a trainer: "raw" pads and scores the trained ids; "raw, packed" has our attention and head."""
+    """The loop without a trainer: "raw" pads and scores the trained ids; "raw, packed" has our
+    attention and head."""
     from transformers import get_cosine_schedule_with_warmup
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
     from trl.trainer.utils import add_fused_lm_head
@@ -492,7 +498,8 @@ def raw(spec, made, first):
 
 
 class PairTrainer(DPOTrainer):
-    """DPOTrainer on rows that are ids already; notes what asking the reference for all of them costs."""
+    """DPOTrainer on rows that are ids already; notes what asking the reference for all of them
+    costs."""
 
     asked = 0.0  # seconds a pair
 
@@ -582,7 +589,8 @@ def fitted(trainer):
 
 
 def agree(spec):
-    """Furthest logits and relative distance of all gradients from float32, one document at a time: ours and SDPA's."""
+    """Furthest logits and relative distance of all gradients from float32, one document at a time:
+    ours and SDPA's."""
     made = rows(spec["shape"], 6, median=spec["median"], cap=spec["cap"] // 4, seed=5)
     collate = transformers.DataCollatorForSeq2Seq(tokenizer())
     batch = {
@@ -629,7 +637,8 @@ def agree(spec):
 
 
 def ceiling(spec):
-    """Matrix products and copies alone: TFLOP/s and TB/s of a GPU, or of one processor in its own time."""
+    """Matrix products and copies alone: TFLOP/s and TB/s of a GPU, or of one processor in its own
+    time."""
     where, dtype = ("cuda", torch.bfloat16) if cuda() else ("cpu", torch.float32)
     size, best, copy = (8192, 0.0, 0.0) if cuda() else (1024, 0.0, 0.0)
     now = time.perf_counter if cuda() else time.process_time
@@ -672,7 +681,7 @@ def answer(spec):
             "agree": agree,
             "profile": sft,
         }[spec["task"]](spec)
-    except Exception as error:  # noqa: BLE001  one contender that fails must not end the comparison
+    except Exception as error:
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     peak = (
         torch.cuda.max_memory_allocated()

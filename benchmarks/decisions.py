@@ -40,7 +40,12 @@ def jobs():
         table[f"LoRA {rank}, {lr:g}"] = {"lora_rank": rank, "learning_rate": lr}
     for n, epochs in ((100, 16.0), (250, 8.0), (720, 4.0)):
         table[f"orders, {n} rows"] = {
-            "task": "orders", "rows": n, "epochs": epochs, "start": "", "keep": "best"}
+            "task": "orders",
+            "rows": n,
+            "epochs": epochs,
+            "start": "",
+            "keep": "best",
+        }
     return table
 
 
@@ -66,7 +71,7 @@ def general_text(count, seed):
 
 def encoded_rows(params, tokenizer, changes):
     """Return what lesson 03 trains on, after the changes of the job."""
-    from kit import chat, sft, tasks
+    from kit import chat, tasks
 
     rows = tasks.rows(tasks.load(params.task), "train")
     conversations = [row["messages"] for row in rows]
@@ -85,12 +90,13 @@ def encoded_rows(params, tokenizer, changes):
 
 def train(name, seed, folder):
     """Train and score one job; return its record."""
-    from kit import chat, models, runs, scoring, sft, tasks
+    from kit import models, runs, scoring, sft, tasks
 
     changes, lesson = jobs()[name], script("sft_chat")
     fields = {f.name for f in dataclasses.fields(lesson.Params)}
-    params = lesson.Params(run="job", seed=seed, save_steps=10**6,
-                           **{k: v for k, v in changes.items() if k in fields})
+    params = lesson.Params(
+        run="job", seed=seed, save_steps=10**6, **{k: v for k, v in changes.items() if k in fields}
+    )
     begin = time.monotonic()
     model, tokenizer = sft.load_start(params)
     encoded = encoded_rows(params, tokenizer, changes)
@@ -103,15 +109,25 @@ def train(name, seed, folder):
     for split in ("test", "validation"):
         questions = tasks.questions(task, split)
         if not changes.get("system", True):
-            questions = [dataclasses.replace(q, messages=without_system(q.messages)) for q in questions]
+            questions = [
+                dataclasses.replace(q, messages=without_system(q.messages)) for q in questions
+            ]
         results = scoring.evaluate(model, tokenizer, questions, task)
         record[split] = {g: results.hits(g) for g in results.groups}
     lines = (PROJECT / "models" / "pocket" / "heldout.jsonl").read_text("utf-8").splitlines()
-    record["bits_per_byte"] = scoring.bits_per_byte(model, tokenizer, [json.loads(x) for x in lines[:100]])
+    record["bits_per_byte"] = scoring.bits_per_byte(
+        model, tokenizer, [json.loads(x) for x in lines[:100]]
+    )
     metrics = runs.metrics(run)
-    record |= {"steps": len(metrics), "rows": len(encoded), "seconds": time.monotonic() - begin,
-               "loss": [m["loss"] for m in metrics][-1], "validation_loss": [
-                   [m["step"], m["validation_loss"]] for m in metrics if "validation_loss" in m]}
+    record |= {
+        "steps": len(metrics),
+        "rows": len(encoded),
+        "seconds": time.monotonic() - begin,
+        "loss": [m["loss"] for m in metrics][-1],
+        "validation_loss": [
+            [m["step"], m["validation_loss"]] for m in metrics if "validation_loss" in m
+        ],
+    }
     Path(folder).write_text(json.dumps(record))
 
 
@@ -128,11 +144,28 @@ def queue(names, seeds, parallel, folder, start_runs, minutes):
             place = Path(folder, f"{len(waiting)}")
             shutil.copytree(start_runs, place)
             environment = os.environ | {"KIT_RUNS": str(place), "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "benchmarks.decisions", "--job", name,
-                       "--seed", str(seed), "--out", str(place / "record.json")]
-            log = open(place / "log.txt", "w")  # noqa: SIM115  closed with this process
-            running.append((name, seed, place, subprocess.Popen(
-                command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT)))
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.decisions",
+                "--job",
+                name,
+                "--seed",
+                str(seed),
+                "--out",
+                str(place / "record.json"),
+            ]
+            log = open(place / "log.txt", "w")
+            running.append(
+                (
+                    name,
+                    seed,
+                    place,
+                    subprocess.Popen(
+                        command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT
+                    ),
+                )
+            )
         for job in [job for job in running if job[3].poll() is not None]:
             running.remove(job)
             file = job[2] / "record.json"
@@ -167,12 +200,25 @@ def table(records):
             for group in runs[0][split]:
                 rates = [scoring.score(run[split][group]).rate for run in runs]
                 cell[f"{split}: {group}" if split == "validation" else group] = [
-                    sum(rates) / len(rates), min(rates), max(rates), len(runs[0][split][group])]
+                    sum(rates) / len(rates),
+                    min(rates),
+                    max(rates),
+                    len(runs[0][split][group]),
+                ]
         bits = [run["bits_per_byte"] for run in runs]
-        lines.append({"name": name, "seeds": len(runs), "steps": runs[0]["steps"], "rows": runs[0]["rows"],
-                      "seconds": sum(run["seconds"] for run in runs) / len(runs), "rates": cell,
-                      "bits_per_byte": sum(bits) / len(bits), "loss": runs[0]["loss"],
-                      "validation_loss": runs[0]["validation_loss"]})
+        lines.append(
+            {
+                "name": name,
+                "seeds": len(runs),
+                "steps": runs[0]["steps"],
+                "rows": runs[0]["rows"],
+                "seconds": sum(run["seconds"] for run in runs) / len(runs),
+                "rates": cell,
+                "bits_per_byte": sum(bits) / len(bits),
+                "loss": runs[0]["loss"],
+                "validation_loss": runs[0]["validation_loss"],
+            }
+        )
     return lines
 
 
@@ -197,17 +243,25 @@ def main():
         start_model(start_runs)
         work = Path(folder, "work")
         work.mkdir()
-        records = queue(names, range(options.seeds), options.parallel, work, start_runs,
-                        options.minutes)
+        records = queue(
+            names, range(options.seeds), options.parallel, work, start_runs, options.minutes
+        )
     lines = table(sorted(records, key=lambda r: names.index(r["name"])))
-    result = {"command": "python -m benchmarks.decisions --out benchmarks/results/decisions.json",
-              "date": datetime.date.today().isoformat(), "seeds": list(range(options.seeds)),
-              "machine": common.machine(), "seconds": time.monotonic() - begin, "table": lines}
+    result = {
+        "command": "python -m benchmarks.decisions --out benchmarks/results/decisions.json",
+        "date": datetime.date.today().isoformat(),
+        "seeds": list(range(options.seeds)),
+        "machine": common.machine(),
+        "seconds": time.monotonic() - begin,
+        "table": lines,
+    }
     Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
     for line in lines:
         rates = "  ".join(f"{g} {r[0]:.1%}" for g, r in line["rates"].items() if ":" not in g)
-        print(f"{line['name']:24} {line['seeds']} seeds  {line['steps']:5} steps  {rates}  "
-              f"bits {line['bits_per_byte']:.2f}")
+        print(
+            f"{line['name']:24} {line['seeds']} seeds  {line['steps']:5} steps  {rates}  "
+            f"bits {line['bits_per_byte']:.2f}"
+        )
 
 
 if __name__ == "__main__":

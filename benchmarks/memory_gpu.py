@@ -2,8 +2,9 @@
 
     python -m benchmarks.memory_gpu [--jobs 4] [--limit 150] [--out benchmarks/results/memory_gpu.jsonl]
 
-One process a setting, random weights and ids, three steps. On a GPU the peak is torch.cuda.max_memory_allocated;
-without one, toy shapes are trained on the CPU and the peak is what torch's allocator reports to the profiler.
+One process a setting, random weights and ids, three steps. On a GPU the peak is
+torch.cuda.max_memory_allocated; without one, toy shapes are trained on the CPU and the peak is what
+torch's allocator reports to the profiler.
 """
 
 import argparse
@@ -89,7 +90,8 @@ def setting_of(name):
 def rows(setting, vocab):
     """Yield random rows; each micro batch has the same lengths, so each step the same peak.
 
-    All rows have `length` ids, or when padded the first of a micro batch has and the others have half of it or more.
+    All rows have `length` ids, or when padded the first of a micro batch has and the others have
+    half of it or more.
     """
     draw = random.Random(0)
     lengths = [
@@ -145,7 +147,8 @@ def adapters(setting, policy):
 
 
 def trainer(setting, config, folder, packed=False, trained=1.0):
-    """TRL's trainer with the arguments of lessons 03 and 04, and the precision and checkpointing of the setting."""
+    """TRL's trainer with the arguments of lessons 03 and 04, and the precision and checkpointing of
+    the setting."""
     import torch
     from transformers import AutoModelForCausalLM
     from trl import DPOConfig, SFTConfig, SFTTrainer
@@ -199,7 +202,8 @@ def trainer(setting, config, folder, packed=False, trained=1.0):
 
 
 class Phases:
-    """Highest number of bytes while the trainer was in its forward pass, its backward pass and its update."""
+    """Highest number of bytes while the trainer was in its forward pass, its backward pass and its
+    update."""
 
     def __init__(self, built):
         from transformers import TrainerCallback
@@ -259,7 +263,8 @@ def measure(setting, config, packed=False, trained=1.0):
         from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.profiler import ProfilerActivity, profile
 
-        # On a GPU, float32 with grouped heads has the math kernel only; on a CPU it would have a fused one.
+        # On a GPU, float32 with grouped heads has the math kernel only; on a CPU it would have a
+        # fused one.
         kernels = (
             [SDPBackend.MATH]
             if setting.precision == "fp32"
@@ -288,7 +293,8 @@ def measure(setting, config, packed=False, trained=1.0):
 
 
 def child(names):
-    """Train settings one after the other and print a row for each; one that fails says why and the next one goes on."""
+    """Train settings one after the other and print a row for each; one that fails says why and the
+    next one goes on."""
     import torch
 
     gpu = torch.cuda.is_available()
@@ -300,7 +306,7 @@ def child(names):
         plan = memory.plan(config, as_packed(setting, config.vocab_size) if packed else setting)
         try:
             peaks = measure(setting, config, packed, SETTINGS[name][1].get("trained", 1.0))
-        except Exception as error:  # noqa: BLE001  the other settings are still worth their time
+        except Exception as error:
             print(f"{name} failed: {error!r}"[:2000], flush=True)
             continue
         left = peaks.pop("left", 0)
@@ -354,7 +360,8 @@ def toy(shape, setting):
 
 
 def table(rows):
-    """A line a setting: predicted and measured GB, the error, and the moment of the predicted peak."""
+    """A line a setting: predicted and measured GB, the error, and the moment of the predicted
+    peak."""
     lines = [f"{'setting':52} {'predicted':>9} {'measured':>9} {'error':>7}  peak at"]
     lines += [
         f"{row['setting']:52} {row['predicted'] / 1e9:9.3f} {row['measured'] / 1e9:9.3f} {row['error']:+7.1%}  "
@@ -368,7 +375,8 @@ def table(rows):
 
 
 def run(names, options):
-    """A process per setting, as many at once as `jobs` and the GPU's `room` allow; each row is written as it comes."""
+    """A process per setting, as many at once as `jobs` and the GPU's `room` allow; each row is
+    written as it comes."""
     until, waiting, running, need = time.monotonic() + options.limit, list(names), {}, {}
     while (waiting or running) and time.monotonic() < until:
         for name in list(waiting):

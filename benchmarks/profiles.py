@@ -1,4 +1,5 @@
-"""Where the time of a training step goes on a GPU: kernels by kind and by owner, gaps between them, and waiting."""
+"""Where the time of a training step goes on a GPU: kernels by kind and by owner, gaps between them,
+and waiting."""
 
 import contextlib
 import io
@@ -52,7 +53,8 @@ def profiler():
 
 
 def of_work(work, ids, repeats=3):
-    """Profile of one call of `work`, which trains `ids` ids; its time without a profiler is the mean of `repeats`."""
+    """Profile of one call of `work`, which trains `ids` ids; its time without a profiler is the
+    mean of `repeats`."""
     for _ in range(repeats):
         work()
     sync()
@@ -83,9 +85,11 @@ class Window(TrainerCallback):
 
 
 class Phases(TrainerCallback):
-    """Milliseconds of a step's parts over `count` steps after `first`, each waited for: [on the CPU, until the GPU ends].
+    """Milliseconds of a step's parts over `count` steps after `first`, each waited for: [on the
+    CPU, until the GPU ends].
 
-    A part that the CPU leaves no earlier than the GPU has gaps between its kernels, or waits inside.
+    A part that the CPU leaves no earlier than the GPU has gaps between its kernels, or waits
+    inside.
     """
 
     def __init__(self, trainer, first, count):
@@ -134,7 +138,8 @@ class Phases(TrainerCallback):
 
 
 def of_trainer(trainer, clock, count=2):
-    """Phases, and then a profile, of `count` steps each, after those that `clock` times without either."""
+    """Phases, and then a profile, of `count` steps each, after those that `clock` times without
+    either."""
     first = clock.warm + clock.spec["steps"]
     phases, window = Phases(trainer, first, count), Window(first + count, count)
     trainer.add_callback(window)
@@ -158,7 +163,8 @@ def kind_of(name):
 
 
 def gaps(kernels):
-    """(seconds in which no kernel ran, those in gaps longer than LONG, the five longest with their neighbours)."""
+    """(seconds in which no kernel ran, those in gaps longer than LONG, the five longest with their
+    neighbours)."""
     end, before, found = None, "", []
     for start, stop, name in sorted(kernels):
         if end is not None and start > end:

@@ -1,9 +1,11 @@
-"""What an interruption changes on this machine: the same training whole, whole again, stopped, and killed in a save.
+"""What an interruption changes on this machine: the same training whole, whole again, stopped, and
+killed in a save.
 
     python -m benchmarks.resume_gpu [--limit 60] [--out benchmarks/results/resume_gpu.jsonl]
 
-SFT with dropout and DPO. Batches, learning rates and the state of every random generator must be equal, and the losses
-within TOLERANCE; two whole runs show how much of a difference the hardware makes by itself.
+SFT with dropout and DPO. Batches, learning rates and the state of every random generator must be
+equal, and the losses within TOLERANCE; two whole runs show how much of a difference the hardware
+makes by itself.
 """
 
 import argparse
@@ -33,7 +35,8 @@ KINDS, COLUMNS = ("sft", "dpo"), ("step", "batch_hash", "lr", "tokens")
 
 
 def build(run, kind, gpu):
-    """Return a trainer of the run: bf16 autocast on a GPU, two micro batches per step, uneven rows."""
+    """Return a trainer of the run: bf16 autocast on a GPU, two micro batches per step, uneven
+    rows."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import DPOConfig, SFTConfig, SFTTrainer
@@ -93,7 +96,8 @@ def build(run, kind, gpu):
 
 
 def child(names):
-    """Train runs named kind-how; `stopped` gets SIGTERM before step STOP + 1, unless it goes on from a checkpoint."""
+    """Train runs named kind-how; `stopped` gets SIGTERM before step STOP + 1, unless it goes on
+    from a checkpoint."""
     import torch
 
     if not torch.cuda.is_available():

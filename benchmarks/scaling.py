@@ -1,11 +1,13 @@
-"""How training scales over the GPUs of one host: equal losses, tokens/s, memory of an 8B step, failures.
+"""How training scales over the GPUs of one host: equal losses, tokens/s, memory of an 8B step,
+failures.
 
     python benchmarks/scaling.py --out scaling.json [--minutes 9] [--only losses,kill,kernel,speed,memory] [--gpus 1,8]
     python benchmarks/scaling.py --out toy.json --toy          the same jobs with two CPU processes and toy shapes
 
-Each job is a process of its own with a limit; its results are written to --out as they come. A second call with the
-same --out does what is missing or failed, so the jobs may be spread over several calls. Jobs that time nothing run at
-once, and so do the two shapes on one GPU each. The table is printed last.
+Each job is a process of its own with a limit; its results are written to --out as they come. A
+second call with the same --out does what is missing or failed, so the jobs may be spread over
+several calls. Jobs that time nothing run at once, and so do the two shapes on one GPU each. The
+table is printed last.
 """
 
 import argparse
@@ -31,8 +33,8 @@ from types import SimpleNamespace
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from kit import launch, runs  # noqa: E402
-from kit.errors import KitError  # noqa: E402
+from kit import launch, runs
+from kit.errors import KitError
 
 PROJECT = Path(__file__).parents[1]
 SHAPES = {  # hidden, layers, inner, heads, kv heads, tied, vocabulary
@@ -42,7 +44,8 @@ SHAPES = {  # hidden, layers, inner, heads, kv heads, tied, vocabulary
     "toy": (64, 2, 128, 4, 2, True, 512),
     "toy2": (64, 3, 128, 4, 2, False, 512),
 }
-# Rows at once in one process, micro batches a step: fewer ids do not fill an H100, whose CPU then decides the speed.
+# Rows at once in one process, micro batches a step: fewer ids do not fill an H100, whose CPU then
+# decides the speed.
 MICRO = {"0.6B": (80, 1), "1.7B": (32, 2)}
 BATCHES = 16  # steps of an epoch: the first warms up and meets all lengths, the second is timed
 MEDIAN, SPREAD, LONGEST, MEMORY_IDS = (
@@ -60,12 +63,14 @@ SENTENCE = 400  # characters of what a killed run tells
 
 
 def jobs(options):
-    """[kind, seconds it may take, arguments, the one GPU it sees or None, its wave]; jobs of a wave run at once."""
+    """[kind, seconds it may take, arguments, the one GPU it sees or None, its wave]; jobs of a wave
+    run at once."""
     most, toy = options.gpus[-1], options.toy
     shapes = ["toy", "toy2"] if toy else ["0.6B", "1.7B"]
     listed = []
     for script in ("sft_chat", "dpo"):
-        # One process in micro batches of N's size differs from N by the sums alone; in one batch, also by its kernels.
+        # One process in micro batches of N's size differs from N by the sums alone; in one batch,
+        # also by its kernels.
         listed += [("losses", 200, [script, "ddp", 1, 32], None, "losses")]
         listed += [
             ("losses", 200, [script, "ddp", 1, 32 // n], n - 1, "losses")
@@ -103,7 +108,8 @@ def jobs(options):
 
 
 def settings(run, script, micro, steps=LOSS_STEPS):
-    """The lesson's script from the base model, 32 rows a step, `micro` of them at once in a process."""
+    """The lesson's script from the base model, 32 rows a step, `micro` of them at once in a
+    process."""
     return {
         "start": "",
         "run": run,
@@ -131,7 +137,8 @@ def loss_of(name):
 
 
 def speed(shapes, strategy, n):
-    """For each shape real tokens a second over all processes, and the peak of the fullest GPU; a file each."""
+    """For each shape real tokens a second over all processes, and the peak of the fullest GPU; a
+    file each."""
     launch.run(
         __file__,
         n,
@@ -142,7 +149,8 @@ def speed(shapes, strategy, n):
 
 
 def memory(shapes, strategy, n):
-    """Full fine-tuning steps, a row of 2,048 ids in each process; beside the peak what the planner says."""
+    """Full fine-tuning steps, a row of 2,048 ids in each process; beside the peak what the planner
+    says."""
     os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     result = str(parts("memory", shapes, strategy, n))
     launch.run(__file__, n, strategy=strategy, child=shapes, result=result, full=True)
@@ -154,7 +162,8 @@ def parts(*job):
 
 
 def kernel(n):
-    """notebook_launcher by a cell of a real kernel, or where there is none of a plain process, on all GPUs."""
+    """notebook_launcher by a cell of a real kernel, or where there is none of a plain process, on
+    all GPUs."""
     code = textwrap.dedent(f"""
         import runpy
         from kit import launch, runs
@@ -191,7 +200,8 @@ def kernel(n):
 
 
 def kill(n):
-    """Kill the last process in the middle: what is told, how soon the others end, and that the run goes on."""
+    """Kill the last process in the middle: what is told, how soon the others end, and that the run
+    goes on."""
     import psutil
 
     shutil.rmtree(runs.root() / "kill-pocket", ignore_errors=True)  # of an earlier call
@@ -257,7 +267,8 @@ def rows(shape, count, longest=None):
 
 
 def child(shapes, result, full):
-    """One of the processes: train each shape, one after the other; process 0 writes a file for each."""
+    """One of the processes: train each shape, one after the other; process 0 writes a file for
+    each."""
     import torch
 
     Path(result).mkdir(parents=True, exist_ok=True)
@@ -294,7 +305,8 @@ def made(shape):
 
 
 def timed(shape):
-    """The second of two epochs of BATCHES steps, each micro batch packed, with Liger's layers where they are."""
+    """The second of two epochs of BATCHES steps, each micro batch packed, with Liger's layers where
+    they are."""
     from kit import sft
     from kit.engine import attention, patches
 
@@ -340,7 +352,8 @@ def timed(shape):
 
 
 def full_step(name):
-    """Peak of steps after the first, of rows of equal length in plain layers, which are what the planner describes."""
+    """Peak of steps after the first, of rows of equal length in plain layers, which are what the
+    planner describes."""
     from kit import memory as planner
     from kit import sft
 
@@ -376,7 +389,8 @@ def full_step(name):
 
 
 def trainer_of(model, data, steps, fitting):
-    """TRL's trainer as the lessons build it, and a callback with the time at which each step ended."""
+    """TRL's trainer as the lessons build it, and a callback with the time at which each step
+    ended."""
     import torch
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -415,7 +429,8 @@ def trainer_of(model, data, steps, fitting):
 
 
 def facts(trainer):
-    """What every measurement tells: the peak of the fullest GPU, how the model is split, the losses."""
+    """What every measurement tells: the peak of the fullest GPU, how the model is split, the
+    losses."""
     import torch
 
     gpu = torch.cuda.is_available()
@@ -460,7 +475,8 @@ def machine():
 
 
 def do(kind, seconds, arguments, card):
-    """One job in a process of its own, of which none is left when its time is over; its results, one a shape."""
+    """One job in a process of its own, of which none is left when its time is over; its results,
+    one a shape."""
     began, told = time.monotonic(), {}
     environment = {
         **os.environ,
@@ -609,7 +625,7 @@ def run(listed, out, until):
             return
         try:
             found = do(kind, min(seconds, left), arguments, card)
-        except Exception as error:  # noqa: BLE001  one job must not end the others
+        except Exception as error:
             found = [
                 {"job": kind, "arguments": arguments, "seconds": 0, "error": repr(error)[:600]}
             ]

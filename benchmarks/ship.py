@@ -43,19 +43,38 @@ def main():
     chats = [question.messages for question in tasks.questions(task)[: options.rows]]
     limit = task.max_new_tokens
     right, seconds = timed(lambda: scoring.replies(model, tokenizer, chats, max_new_tokens=limit))
-    lines = [{"weights": "kit f32", "MB": 4e-6 * model.num_parameters(), "load_s": None,
-              "tokens_per_s": tokens(tokenizer, right) / seconds, "changed": 0}]
+    lines = [
+        {
+            "weights": "kit f32",
+            "MB": 4e-6 * model.num_parameters(),
+            "load_s": None,
+            "tokens_per_s": tokens(tokenizer, right) / seconds,
+            "changed": 0,
+        }
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for kind in ("f16", *ship.QUANTISED):
             file = Path(folder) / kind
             ship.write_gguf(model, tokenizer, file, kind, secret="benchmark")
             replies, seconds, load = in_llama(file, chats, limit, options.threads)
-            lines.append({"weights": kind, "MB": file.stat().st_size / 1e6, "load_s": load,
-                          "tokens_per_s": tokens(tokenizer, replies) / seconds,
-                          "changed": ship.differ(replies, right)})
+            lines.append(
+                {
+                    "weights": kind,
+                    "MB": file.stat().st_size / 1e6,
+                    "load_s": load,
+                    "tokens_per_s": tokens(tokenizer, replies) / seconds,
+                    "changed": ship.differ(replies, right),
+                }
+            )
     for line in lines:
-        print(json.dumps({key: round(value, 3) if isinstance(value, float) else value
-                          for key, value in (line | {"rows": len(chats)}).items()}))
+        print(
+            json.dumps(
+                {
+                    key: round(value, 3) if isinstance(value, float) else value
+                    for key, value in (line | {"rows": len(chats)}).items()
+                }
+            )
+        )
 
 
 def tokens(tokenizer, texts):

@@ -1,9 +1,11 @@
-"""Real ids a second of TRL's defaults, of the recipe TRL documents, of raw loops, and of ours, on this machine's CPU.
+"""Real ids a second of TRL's defaults, of the recipe TRL documents, of raw loops, and of ours, on
+this machine's CPU.
 
     python -m benchmarks.speed_cpu [--steps 8] [--round 0] [--round 1] [--out benchmarks/results/speed_cpu.json]
 
-The pocket shape on rows as long as those of lesson 03. Each contender is a process of its own; round 1 goes in opposite
-order. Ids a processor second are the number to compare: other programs disturb it least.
+The pocket shape on rows as long as those of lesson 03. Each contender is a process of its own;
+round 1 goes in opposite order. Ids a processor second are the number to compare: other programs
+disturb it least.
 """
 
 import argparse
@@ -61,7 +63,8 @@ def measure(options):
 
 
 def table(found):
-    """Medians over rounds, as multiples of TRL's defaults and of the raw loop; raises when a loss is another one."""
+    """Medians over rounds, as multiples of TRL's defaults and of the raw loop; raises when a loss
+    is another one."""
     runs = [run for run in found["runs"] if "ids_per_processor_s" in run]
     rates = {way: [run["ids_per_processor_s"] for run in runs if run["way"] == way] for way in WAYS}
     middle = {way: statistics.median(values) for way, values in rates.items() if values}

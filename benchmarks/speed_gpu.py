@@ -1,10 +1,12 @@
-"""Real ids a second of TRL's defaults, of the recipes TRL documents, of a raw loop, and of ours, on one GPU.
+"""Real ids a second of TRL's defaults, of the recipes TRL documents, of a raw loop, and of ours, on
+one GPU.
 
     python -m benchmarks.speed_gpu [--seconds 300] [--only "135M+sft;dpo"] [--out results.jsonl] [--toy]
     python -m benchmarks.speed_gpu --chart results.jsonl chart.png
 
-Ceilings first, then each contender in a process of its own, forked before CUDA starts; a second round in opposite
-order as far as the time goes. A line of JSON per measurement as it comes, a table last.
+Ceilings first, then each contender in a process of its own, forked before CUDA starts; a second
+round in opposite order as far as the time goes. A line of JSON per measurement as it comes, a table
+last.
 """
 
 import argparse
@@ -21,7 +23,8 @@ from pathlib import Path
 
 from benchmarks import contenders
 
-# ids at once that an 80 GB GPU holds, and rows a step: the same rows for all ways but TRL's defaults, which take 8.
+# ids at once that an 80 GB GPU holds, and rows a step: the same rows for all ways but TRL's
+# defaults, which take 8.
 SIZES = {
     "toy": (512, 16),
     "135M": (131_072, 256),
@@ -36,7 +39,8 @@ GOALS = {
     "8B": 11_000,
 }  # 75% of perfect kernels, see issue 8
 ONCE = ("agree", "fit", "profile")
-# ids at once with which TRL's recipe begins: more does not fit, by the planner's formulas, and each try compiles again.
+# ids at once with which TRL's recipe begins: more does not fit, by the planner's formulas, and each
+# try compiles again.
 DOCUMENTED = {"135M": 65_536, "0.6B": 16_384, "1.7B": 10_240, "8B": 4_096}
 LIMITS = {"compiled": 100, "flex": 110}  # seconds a contender may take, where it compiles first
 QUIET = (
@@ -134,7 +138,8 @@ def complete(spec, toy):
 
 
 def forked(work, limit):
-    """What `work()` gives in a child process, or an error when it takes more than `limit` seconds."""
+    """What `work()` gives in a child process, or an error when it takes more than `limit`
+    seconds."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -182,7 +187,8 @@ def started(spec, limit):
 
 
 def name_of_gpu():
-    """Asked in a child, so that this process never starts CUDA; an error where a fork cannot start it."""
+    """Asked in a child, so that this process never starts CUDA; an error where a fork cannot start
+    it."""
     import torch
 
     if torch.cuda.is_available():
@@ -247,7 +253,8 @@ def measure(options):
 
 
 def best_rates(lines):
-    """{(task, shape): {way: [rates]}} of what was measured; where several calls did, of the newest."""
+    """{(task, shape): {way: [rates]}} of what was measured; where several calls did, of the
+    newest."""
     found = {}
     for line in lines:
         rate = line.get("pairs_per_s", line.get("ids_per_s"))

@@ -1,12 +1,15 @@
-"""Unsloth's SFT with the rows and weights of `speed_gpu.py`: one process, one line of JSON, no network.
+"""Unsloth's SFT with the rows and weights of `speed_gpu.py`: one process, one line of JSON, no
+network.
 
     python benchmarks/unsloth_gpu.py '{"shape": "135M", "weights": "bfloat16", "seconds": 4}' >> results.jsonl
 
-Unsloth patches transformers and TRL when it is imported, and asks for other versions of TRL and datasets than the
-course does, so it has an environment of its own (unsloth 2026.10.9, trl 1.15.0, datasets 4.8.4, xformers 0.0.35 beside the
-GPU's torch) and this file imports nothing of the kit. Keys: shape 135M, 0.6B, 1.7B or 8B (LoRA); weights "float32" (as
-ours: float32 weights, bf16 autocast) or "bfloat16" (Unsloth's default in full fine-tuning); padding "padding_free" or
-"packing"; batch, rows a step; micro, rows at once, each tried in turn: the fastest is told, all stand under "tried".
+Unsloth patches transformers and TRL when it is imported, and asks for other versions of TRL and
+datasets than the course does, so it has an environment of its own (unsloth 2026.10.9, trl 1.15.0,
+datasets 4.8.4, xformers 0.0.35 beside the GPU's torch) and this file imports nothing of the kit.
+Keys: shape 135M, 0.6B, 1.7B or 8B (LoRA); weights "float32" (as ours: float32 weights, bf16
+autocast) or "bfloat16" (Unsloth's default in full fine-tuning); padding "padding_free" or
+"packing"; batch, rows a step; micro, rows at once, each tried in turn: the fastest is told, all
+stand under "tried".
 """
 
 import contextlib
@@ -85,8 +88,9 @@ SHAPES = {  # as in benchmarks/contenders.py
         ),
     ),
 }
-# rows a step, rows at once. The transformers path that Unsloth takes for full fine-tuning makes a mask of ids x ids
-# (bool) a batch even where its attention needs none: the largest batch that fits is not the fastest, so try several.
+# rows a step, rows at once. The transformers path that Unsloth takes for full fine-tuning makes a
+# mask of ids x ids (bool) a batch even where its attention needs none: the largest batch that fits
+# is not the fastest, so try several.
 SIZES = {
     "135M": (256, [256, 64, 16]),
     "0.6B": (80, [80, 40, 16, 8]),
@@ -109,7 +113,8 @@ def rows(shape, count, *, median, cap, trained=1.0, seed=0):
 
 
 def make(shape, folder, lora):
-    """Weights and a tokenizer in a folder; in a process without Unsloth, which patches transformers."""
+    """Weights and a tokenizer in a folder; in a process without Unsloth, which patches
+    transformers."""
     import torch
     import transformers
     from tokenizers import Tokenizer
@@ -137,8 +142,9 @@ def make(shape, folder, lora):
 
 
 def xformers_without_its_library():
-    """PyPI's wheel is built for CUDA 12 and cannot load beside a CUDA 13 torch; its attention (Python over torch's own
-    flash kernels since 0.0.35) needs nothing of the library. Unsloth asks _register_extensions() and gives up else."""
+    """PyPI's wheel is built for CUDA 12 and cannot load beside a CUDA 13 torch; its attention
+    (Python over torch's own flash kernels since 0.0.35) needs nothing of the library. Unsloth asks
+    _register_extensions() and gives up else."""
     try:
         import logging
 
@@ -152,7 +158,7 @@ def xformers_without_its_library():
         lib._register_extensions = lambda: info
         lib._built_with_cuda, lib._build_metadata = True, info  # before xformers.ops reads it
         return f"without its library ({str(lib._cpp_library_load_exception).splitlines()[-2].strip()[:120]})"
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return f"none: {type(error).__name__}: {error}"[:200]
 
 
@@ -171,7 +177,8 @@ def real_ids(batch):
 
 
 def clock_of(trainer, spec):
-    """Real ids and seconds of each step; stops after `warm` steps and the wanted seconds, as contenders.Clock."""
+    """Real ids and seconds of each step; stops after `warm` steps and the wanted seconds, as
+    contenders.Clock."""
     import transformers
 
     class Clock(transformers.TrainerCallback):
@@ -391,7 +398,7 @@ def measured(spec, folder, made, told):
         begun = time.perf_counter()
         try:
             told |= checked(trainer, made[:CHECKED])
-        except Exception as error:  # noqa: BLE001  the timing tells something even so
+        except Exception as error:
             told["check_error"] = last_lines(error)
             model.zero_grad(set_to_none=True)
         told["check_s"] = round(time.perf_counter() - begun, 2)
@@ -425,7 +432,7 @@ def measured(spec, folder, made, told):
                 and not any(s < size for s in sizes)
             ):
                 sizes.insert(0, size // 2)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             tried[size] = {"error": last_lines(error), "steps": len(clock.steps) if clock else 0}
         told["stats"] = stats(model)
         trainer = None
@@ -523,9 +530,9 @@ def main(spec):
                 raise RuntimeError("weights: " + done.stderr[-1500:])
             told["weights_s"] = round(time.perf_counter() - BEGUN, 2)
             told["xformers"] = xformers_without_its_library()
-            import unsloth  # noqa: F401  before transformers and trl
             import torch
             import transformers
+            import unsloth  # noqa: F401  before transformers and trl
 
             transformers.logging.set_verbosity_error()
             spec["where"] = "cuda" if torch.cuda.is_available() else "cpu"
@@ -538,7 +545,7 @@ def main(spec):
                 measured(spec, folder, made, told)
             finally:
                 best_of(told)
-    except BaseException as error:  # noqa: BLE001  one line of JSON whatever happens
+    except BaseException as error:
         told |= {
             "error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}",
             "traceback": last_lines(error),

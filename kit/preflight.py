@@ -29,12 +29,15 @@ def run(trainer, tokenizer, rows=None):
     out. On a GPU, `speed.fit` then finds how many rows fit at once. Fingerprints and finite
     gradients are checked by the run itself.
     """
-    checks = data_checks(trainer, rows, tokenizer) + model_checks(trainer, tokenizer)
+    own = getattr(trainer, "own_checks", None)  # of a trainer whose rows are prompts
+    checks = own(tokenizer) if own else data_checks(trainer, rows, tokenizer)
+    checks += model_checks(trainer, tokenizer)
     for check in checks:
         if not check.passed:
             raise SettingsError(f"preflight: expected: {check.name}, got: {check.detail}; train "
                                 "with rows, template and adapters of the kit, or correct yours")
-    speed.fit(trainer)
+    if not own:
+        speed.fit(trainer)
     return checks
 
 
@@ -232,7 +235,7 @@ def model_checks(trainer, tokenizer) -> list:
     checks += [Check("trained weights are float32", types == ["float32"], ", ".join(types)),
                Check(f"{tokenizer.convert_ids_to_tokens(stop)} stops generation", stop in stops,
                      f"eos_token_id {stops}")]
-    return [*checks, reference_check(trainer)] if hasattr(trainer, "ref_model") else checks
+    return [*checks, reference_check(trainer)] if hasattr(trainer, "compute_ref_log_probs") else checks
 
 
 def embedding_check(model, tokenizer):

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kit import chat, models, runs, scoring, show, tasks
+from kit.engine import checkpoints
 from kit.errors import KitError, MissingError, SettingsError
 
 SHAPES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}  # model_type: its name in gguf
@@ -44,7 +45,7 @@ TIE = 0.05  # nats: float16 holds a logit of 20 to 0.01, and several roundings a
 SMALL = 50_000_000  # parameters: below, a second thread costs llama.cpp more than it gains
 RANDOM_TEXTS = 2000
 HARD_TEXTS = ("", "  two  spaces ", "\n\n\ttabs\r\n", "don't I'LL we've", "1234567 3.14", "x" * 300,
-              "e\u0301 \u2167 \u0664", "\U0001f469\u200d\U0001f680 \u2615", "a\u00a0b\u2003c\u200bd")
+              "e\u0301 \u2167 \u0664", "\U0001f469\u200d\U0001f680", "a\u00a0b\u2003c\u200bd")
 
 
 class Rule(NamedTuple):
@@ -414,14 +415,14 @@ def ship(run, out=None, quantise="q8_0"):
     target = Path(out or source / "ship").absolute()
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise SettingsError("expected a new or empty folder, found files; delete it or choose "
-                            "another", file=target, field="out")
+                            "another", file=checkpoints.short(target), field="out")
     model, tokenizer = models.load(run, where="cpu")
     split_name(model, tokenizer)
     needed = 9 * model.num_parameters() + 20_000_000  # float32, float16, two quantised, the page
     free = shutil.disk_usage(next(path for path in target.parents if path.exists())).free
     if free < needed:
         raise SettingsError(f"expected {needed:,} bytes of free disk, got {free:,}; make room or "
-                            "choose another folder", file=target, field="out")
+                            "choose another folder", file=checkpoints.short(target), field="out")
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         rules = _fill(temporary, source, model, tokenizer, quantise)
@@ -430,10 +431,10 @@ def ship(run, out=None, quantise="q8_0"):
         final = temporary.rename(target if all(rule.passed for rule in rules) else refused)
     except OSError as error:
         raise SettingsError(f"expected to write the folder, got {error}; make room or choose "
-                            "another", file=target, field="out") from None
+                            "another", file=checkpoints.short(target), field="out") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    print(f"{verdict(rules)}: {final}")
+    print(f"{verdict(rules)}: {checkpoints.short(final)}")
     return final == target
 
 
@@ -464,6 +465,8 @@ def _fill(folder, source, model, tokenizer, quantise):
     shutil.copytree(WEB, folder / "web", ignore=shutil.ignore_patterns("card.md", ".*", "*.sha256"))
     for name in ("ship.json", shipped["file"]):
         shutil.copy(folder / name, folder / "web")
+    if not (WEB / "wllama").is_dir():
+        print("web/ lacks wllama, the browser's llama.cpp; run `make wllama` and ship again")
     return rules
 
 
@@ -472,7 +475,7 @@ def serve(name, port=8080):
     folder = Path(name) if (Path(name) / "ship.json").is_file() else runs.find(name) / "ship"
     if not (folder / "ship.json").is_file():
         raise MissingError(f"expected a shipped model, got none; run `kit ship {name}`",
-                           file=folder)
+                           file=checkpoints.short(folder))
     shipped = json.loads((folder / "ship.json").read_text(encoding="utf-8"))
     with serving(folder / shipped["file"], port=port) as server:
         print(f"{shipped['name']} answers at {server.address}/v1, system message "

@@ -94,11 +94,11 @@ class Progress:
         """Show `text` at once in place of the line, for example "loading"."""
         self._write(text)
 
-    def update(self, done, loss=None, validation=None):
+    def update(self, done, loss=None, validation=None, reward=None):
         """Show that `done` of the total are done; calls in quick succession cost almost nothing."""
         now = time.monotonic()
         self.first = self.first or (done, now)
-        for name, value in (("loss", loss), ("validation", validation)):
+        for name, value in (("loss", loss), ("validation", validation), ("reward", reward)):
             if value is not None:
                 self.series.setdefault(name, []).append((done, value))
         if now - self.written >= LINE_SECONDS:
@@ -118,7 +118,8 @@ class Progress:
             fast = f"{rate:.1f} {self.unit}s/s"
             parts += [fast if rate >= 1 else f"{1 / rate:.1f} s per {self.unit}"]
             parts += [f"{minutes}:{seconds:02} left"]
-        return " · ".join(parts + [f"loss {loss:.2f}" for _, loss in self.series["loss"][-1:]])
+        last = {name: points[-1][1] for name, points in self.series.items() if points}
+        return " · ".join(parts + [f"{k} {last[k]:.2f}" for k in ("loss", "reward") if k in last])
 
     def _draw(self):
         if in_notebook() and len(self.series["loss"]) > 1:
@@ -227,8 +228,10 @@ def _is_stub(reply):
 def picture(draw, width, height, text):
     """Return what `draw(axes)` draws on `width` x `height` hundred pixels; `text` is its alt."""
     import matplotlib
+    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from PIL import Image
 
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE | {"axes.prop_cycle": matplotlib.cycler(color=PALETTE)}):
@@ -237,7 +240,11 @@ def picture(draw, width, height, text):
         draw(axes)
         if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-        FigureCanvasAgg(figure).print_png(buffer)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        # 64 colours with transparency take a third of the bytes in a saved notebook.
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).quantize(64, method=2)
+        image.save(buffer, "PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     size = f'width="{100 * width:.0f}" src="{source}"'
     return Shown(text, rich=f'<img alt="{html.escape(text)}" {size}>')
@@ -371,25 +378,32 @@ def token_losses(model, encoded):
 def embedding_rows(weight, new):
     """Return the rows `new` {label: id} of a table (vocabulary x hidden) beside its other rows.
 
-    The plane is that of the first two principal components, around the mean of the other rows.
+    Axes: distance from the mean of the other rows, and from the nearest row. A plane of principal
+    components would put random rows beside the mean, however far from it they are.
     """
     import torch
 
-    rows, ids = weight.detach().float().cpu(), list(new.values())
+    rows, ids, n = weight.detach().float().cpu(), list(new.values()), len(new)
     old = rows[[i for i in range(len(rows)) if i not in ids]]
-    some, mean = old[:: len(old) // 2000 + 1], old.mean(0)
-    centred = torch.cat([some, rows[ids]]) - mean
-    places = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+    some = old[:: len(old) // 500 + 1]
+    far = (torch.cat([some, rows[ids]]) - old.mean(0)).norm(dim=1)
+    near = torch.cat([torch.cdist(part, table).kthvalue(2).values  # the nearest is the row itself
+                      for part, table in ((some, old), (rows[ids], rows))])
 
     def draw(axes):
-        axes.scatter(*places[: len(some)].T, s=4, color=GREY, alpha=0.4, label="old rows")
-        axes.scatter([0], [0], marker="*", s=130, color=ORANGE, label="their mean")
-        axes.scatter(*places[len(some) :].T, s=36, color=RED, label="new rows")
-        for label, place in zip(new, places[len(some) :].tolist()):
-            axes.annotate(label, place, (5, 4), textcoords="offset points", color=RED)
+        axes.scatter(far[:-n], near[:-n], s=4, color=GREY, alpha=0.5, label="old rows")
+        axes.scatter(far[-n:], near[-n:], s=36, color=RED, label="new rows")
+        points = sorted(zip(near[-n:].tolist(), far[-n:].tolist(), new))
+        for at, (y, x, label) in enumerate(points):
+            right = x > far.max() / 2  # then the label is to the left of its point
+            axes.annotate(label, (x, y), (-8 if right else 8, 11 * at - 4), color=RED,
+                          textcoords="offset points", ha="right" if right else "left")
+        axes.set(xlabel="distance from the mean of the old rows", ylabel="from the nearest row")
+        axes.set(xlim=(-0.05 * float(far.max()), None), ymargin=0.15)
 
-    lengths = [f"{label}: norm {rows[i].norm():.2f}, {(rows[i] - mean).norm():.2f} from the mean"
-               for label, i in new.items()]
+    places = zip(new, rows[ids].norm(dim=1), far[-n:], near[-n:])
+    line = "{}: norm {:.2f}, {:.2f} from the mean, {:.2f} from the nearest row".format
+    lengths = [line(*place) for place in places]
     text = f"old rows: mean norm {old.norm(dim=1).mean():.2f}; {'; '.join(lengths)}"
     return picture(draw, 6.4, 3.4, text)
 

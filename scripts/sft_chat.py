@@ -1,6 +1,6 @@
 """03 · Chat SFT.
 
-Train a model on conversations so that it replies to them, and score it before and after.
+Teach a model to reply in conversations. Only the model's own turns are in the loss.
 
 Example: python scripts/sft_chat.py --task orders --start '' --epochs 4
 

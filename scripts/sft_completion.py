@@ -1,6 +1,7 @@
 """02 · Completion SFT.
 
-Train a base model to continue a prompt with its completion, and score it before and after.
+Teach a base model to continue a prompt with its completion. This is the first form of SFT
+(supervised fine-tuning).
 
 Example: python scripts/sft_completion.py --task orders --epochs 2
 
@@ -37,6 +38,12 @@ def load_rows(params, tokenizer, split="train"):
     return sft.keep_short(rows, encoded, params.max_length)
 
 
+def evaluate(params, model, tokenizer, questions, task):
+    """Return the scores of the questions of one turn, asked as the rows are trained."""
+    questions = tasks.one_turn(task, questions)
+    return scoring.evaluate(model, tokenizer, questions, task, separator=params.separator)
+
+
 def make_trainer(params, run, model, tokenizer, encoded):
     """Return TRL's trainer for rows that are ids and labels already."""
     from trl import SFTConfig, SFTTrainer
@@ -59,12 +66,6 @@ def make_trainer(params, run, model, tokenizer, encoded):
         processing_class=tokenizer,
         peft_config=sft.lora(params, model),
     )
-
-
-def evaluate(params, model, tokenizer, questions, task):
-    """Return the scores of the questions of one turn, asked as the rows are trained."""
-    questions = tasks.one_turn(task, questions)
-    return scoring.evaluate(model, tokenizer, questions, task, separator=params.separator)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ def picture(rows, note):
         y += max(left_height, right_height) + 16
     parts.append(f'<text class="note" x="{PAD}" y="{y + 6}">{html.escape(note)}</text>')
     size = f'viewBox="0 0 {WIDTH} {y + 20}" width="{WIDTH}" height="{y + 20}"'
-    alt = "; ".join(f"{request}: {before!r} before, {after!r} after" for request, before, after in rows)
+    alt = "; ".join(
+        f"{request}: {before!r} before, {after!r} after" for request, before, after in rows
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"><title>{html.escape(alt)}'
         f'</title><style>{STYLE}</style><rect class="page" width="100%" height="100%" rx="12"/>'

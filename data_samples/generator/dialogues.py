@@ -1,4 +1,5 @@
-"""Everything that is not one phrase and one line: edits, missing parts, what cron cannot say, small talk."""
+"""Everything that is not one phrase and one line: edits, missing parts, what cron cannot say, small
+talk."""
 
 from __future__ import annotations
 

@@ -43,8 +43,9 @@ GROUPS = {
     **dict.fromkeys(("ask", "cannot", "decline"), "right kind"),
 }
 MIX = {"translate": 0.60, "edit": 0.18, "ask": 0.08, "cannot": 0.07, "decline": 0.07}
-# What a pair of preferences.jsonl is about: the line alone over chatter, its short form over a list, a line over a
-# needless question or refusal; a question, an admission or "not a schedule" over a guess.
+# What a pair of preferences.jsonl is about: the line alone over chatter, its short form over a
+# list, a line over a needless question or refusal; a question, an admission or "not a schedule"
+# over a guess.
 PAIRS = {"bare": 0.40, "short": 0.14, "answer": 0.12, "ask": 0.12, "cannot": 0.12, "decline": 0.10}
 LINES = (
     "0 9 * * *",
@@ -119,7 +120,8 @@ def written_out(cron: str) -> str:
 
 
 class Writer:
-    """Draws rows of one split. Rows of training carry the habits of annotators, others gold only."""
+    """Draws rows of one split. Rows of training carry the habits of annotators, others gold
+    only."""
 
     def __init__(self, split: str, name: str, seed: int, wide: bool = False) -> None:
         self.split, self.rng, self.seen, self.wide = (
@@ -132,7 +134,8 @@ class Writer:
     def draw(
         self, make: Callable[[Voice], Ask | Question], held_out: str = "none", fresh: bool = True
     ):
-        """Draw from `make` until the phrase belongs to this split and to the kind of held-out row."""
+        """Draw from `make` until the phrase belongs to this split and to the kind of held-out
+        row."""
         while True:
             # A quarter of a wide file still speaks as narrowly as the evaluation splits do.
             voice = Voice(self.rng, held_out == "wording", self.wide and self.rng.random() < 0.75)
@@ -298,7 +301,8 @@ def preference_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]
 
 
 def gold_row(writer: Writer, kind: str, held_out: str) -> dict:
-    """Draw one evaluation row: a conversation whose last answer is right, with its group, kind and what is held out."""
+    """Draw one evaluation row: a conversation whose last answer is right, with its group, kind and
+    what is held out."""
     if kind == "translate":
         drawn = writer.request(held_out)
         turns, right = opening(drawn.text), drawn.cron
@@ -318,7 +322,8 @@ def gold_row(writer: Writer, kind: str, held_out: str) -> dict:
 
 
 def gold_rows(split: str, wanted: dict) -> Iterator[dict]:
-    """Yield the rows of an evaluation split; the seed is fixed, so every training set has the same."""
+    """Yield the rows of an evaluation split; the seed is fixed, so every training set has the
+    same."""
     writer = Writer(split, split, SEED)
     kinds = [
         key if isinstance(key, tuple) else (key, "none")
@@ -331,7 +336,8 @@ def gold_rows(split: str, wanted: dict) -> Iterator[dict]:
 
 
 def write(folder: Path, rows: int, seed: int, wide: bool = False) -> None:
-    """Write the five files; `rows` counts chat.jsonl, the other training files follow it; `wide` adds wordings."""
+    """Write the five files; `rows` counts chat.jsonl, the other training files follow it; `wide`
+    adds wordings."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "completion": completion_rows(seed, rows, wide),

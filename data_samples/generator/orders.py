@@ -232,7 +232,8 @@ def orders(rng: random.Random, group: str, texts: set[str]) -> Iterator[tuple[st
 
 
 def spoken(rng: random.Random, order: dict) -> str:
-    """Write an order as annotators do: half of them tidy, the others inside a sentence or over many lines."""
+    """Write an order as annotators do: half of them tidy, the others inside a sentence or over many
+    lines."""
     style = rng.random()
     if style < 0.5:
         return tidy(order)

@@ -1866,7 +1866,8 @@ def day_part(voice: Voice, step: bool) -> Part:
     return part
 
 
-# Where a time may stand inside the words for days: "every month | on the 3rd", "every Monday | in June".
+# Where a time may stand inside the words for days: "every month | on the 3rd", "every Monday | in
+# June".
 _SEAMS = (
     re.compile(
         r"((?:every|each) (?:month|week|year|quarter)|monthly|weekly|yearly|annually|quarterly),? (.+)"
@@ -1879,7 +1880,8 @@ _SEAMS = (
 
 
 def parted(text: str) -> tuple[str, str]:
-    """Split the words for days where a time may stand between them; the second part may be empty."""
+    """Split the words for days where a time may stand between them; the second part may be
+    empty."""
     for seam in _SEAMS:
         found = seam.fullmatch(text)
         if found:

@@ -1,4 +1,5 @@
-"""What the generator needs of the task that it writes rows for: system message, canonical form, equal schedules."""
+"""What the generator needs of the task that it writes rows for: system message, canonical form,
+equal schedules."""
 
 from kit import tasks
 

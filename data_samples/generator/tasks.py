@@ -1,4 +1,5 @@
-"""What people schedule, for the wide wordings: errands, events, programs, and the sentences around them."""
+"""What people schedule, for the wide wordings: errands, events, programs, and the sentences around
+them."""
 
 ACTS = (
     (

@@ -1,4 +1,5 @@
-"""Schedules that the narrow grammar does not say: the last run as an end, a first run, unions of days, split tasks."""
+"""Schedules that the narrow grammar does not say: the last run as an end, a first run, unions of
+days, split tasks."""
 
 from __future__ import annotations
 
@@ -133,7 +134,8 @@ def hour_steps(voice: Voice) -> Part:
 
 
 def minutes_of_hours(voice: Voice) -> Part:
-    """Every minute of a short span, the first minutes of each hour, steps all day long or from a minute on."""
+    """Every minute of a short span, the first minutes of each hour, steps all day long or from a
+    minute on."""
     draw = voice.rng.random()
     if draw < 0.25:
         h, n = voice.rng.randrange(24), voice.pick((5, 10, 10, 15, 20, 30, 29, 45))
@@ -301,7 +303,8 @@ def split(voice: Voice) -> Ask:
 
 
 def schedule(voice: Voice, request: bool = True) -> Ask:
-    """Draw a schedule as a user types it, from the narrow grammar with more words or from this module."""
+    """Draw a schedule as a user types it, from the narrow grammar with more words or from this
+    module."""
     draw = voice.rng.random()
     if request and draw < 0.12:
         drawn = split(voice)

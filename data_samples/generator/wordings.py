@@ -1,8 +1,8 @@
 """Word lists and small wording rules: how people write times, days, tasks and requests.
 
 `Voice.pick(usual, held, wide)` draws from `usual`; a voice that speaks held-out wordings draws from
-`held` where there is one and notes it in `held_used`. Training never uses such a voice. A wide voice
-(`make.py --wording wide`) draws from `usual` and `wide` together.
+`held` where there is one and notes it in `held_used`. Training never uses such a voice. A wide
+voice (`make.py --wording wide`) draws from `usual` and `wide` together.
 """
 
 from __future__ import annotations
@@ -400,13 +400,15 @@ _FROZEN = frozenset(
 
 
 class Voice:
-    """A seeded speaker. `held` turns on held-out wordings; `held_used` says one was spoken; `wide` adds wordings."""
+    """A seeded speaker. `held` turns on held-out wordings; `held_used` says one was spoken; `wide`
+    adds wordings."""
 
     def __init__(self, rng: random.Random, held: bool = False, wide: bool = False) -> None:
         self.rng, self.held, self.held_used, self.wide = rng, held, False, wide
 
     def pick(self, usual: Sequence, held: Sequence = (), wide: Sequence | Callable = ()):
-        """Draw one of `usual`, or of `held` in a voice that speaks held-out wordings, or also of `wide`.
+        """Draw one of `usual`, or of `held` in a voice that speaks held-out wordings, or also of
+        `wide`.
 
         `wide` may be a function, so that the forms it draws cost a narrow voice no random number.
         """
@@ -494,7 +496,8 @@ def loosely_wrapped(voice: Voice, phrase: str) -> str:
 
 
 def _sloppy(voice: Voice, text: str) -> str:
-    """Shorten words, join or split a time and its am, drop or double marks, borrow another language's grammar."""
+    """Shorten words, join or split a time and its am, drop or double marks, borrow another
+    language's grammar."""
     if voice.chance(0.15):
         known = [
             (word, forms)

@@ -19,6 +19,8 @@ from kit.engine import checkpoints, distributed, fingerprint
 from kit.errors import CheckpointError, DivergedError, SettingsError
 
 EXTRA = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO only
+GROUPS = ("reward", "reward_std", "frac_reward_zero_std", "entropy", "kl",  # of GRPO
+          "completions/clipped_ratio", "completions/mean_length")
 BARS = ("PrinterCallback", "ProgressCallback", "NotebookProgressCallback")
 FIRST_LOSS_MARGIN = 1e-3  # nats
 VALIDATIONS = 10  # per run, when eval_steps is 0
@@ -160,12 +162,14 @@ class Recorder(TrainerCallback):
         if self.main:
             row = {"step": step, "loss": loss, "lr": logs["learning_rate"], "grad_norm": norm,
                    "tokens": self.tokens, "batch_hash": f"{self.hash:016x}"}
-            row |= {key: logs[key] for key in EXTRA if key in logs}
+            names = EXTRA + GROUPS * ("reward" in logs)
+            row |= {key: logs[key] for key in names if key in logs}
             row |= {} if self.validation is None else {"validation_loss": self.validation}
             self.rows.append(row)
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-            self.run.progress.update(step, loss=loss, validation=self.validation)
+            self.run.progress.update(step, loss=loss, validation=self.validation,
+                                     reward=logs.get("reward"))
         if control.should_save:
             distributed.finite(self.trainer.model, step)
             if self.main:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from counting import PAIRS, row, trained
+
 from kit import chat, scoring, ship
 
 PROJECT = Path(__file__).parents[2]
@@ -30,8 +31,13 @@ def page(browser):
     page.wrong = []
     page.on("console", lambda message: message.type == "error" and page.wrong.append(message.text))
     page.on("pageerror", lambda error: page.wrong.append(str(error)))
-    page.on("request", lambda request: re.match("(http://127.0.0.1|blob:|data:)", request.url)
-            or page.wrong.append(request.url))
+    page.on(
+        "request",
+        lambda request: (
+            re.match("(http://127.0.0.1|blob:|data:)", request.url)
+            or page.wrong.append(request.url)
+        ),
+    )
     yield page
     page.close()
 
@@ -57,14 +63,22 @@ def test_the_page_of_a_shipped_model_answers_as_the_kit(tmp_path, page, serve):
     model, tokenizer = trained("llama")
     folder = shutil.copytree(ship.WEB, tmp_path / "web")
     ship.write_gguf(model, tokenizer, folder / "model.gguf", "q8_0", secret="5f3a9c1e")
-    shipped = {"name": "count", "system": "Count.", "max_new_tokens": 12, "file": "model.gguf", "examples": ["say one"]}
+    shipped = {
+        "name": "count",
+        "system": "Count.",
+        "max_new_tokens": 12,
+        "file": "model.gguf",
+        "examples": ["say one"],
+    }
     (folder / "ship.json").write_text(json.dumps(shipped))
     chats = [row(*pair)["messages"][:2] for pair in PAIRS]
     chats += ship.hostile(tokenizer, chats[0])[:4]
     right = scoring.replies(model, tokenizer, chats, max_new_tokens=12)
     page.goto(serve(folder) + "/index.html")
     page.wait_for_function("window.answer")
-    replies = [page.evaluate("text => window.answer(text)", messages[-1]["content"]) for messages in chats]
+    replies = [
+        page.evaluate("text => window.answer(text)", messages[-1]["content"]) for messages in chats
+    ]
     hidden = "|".join(map(re.escape, chat.control_ids(tokenizer).values()))
     assert replies == [re.sub(hidden, "", text) for text in right]
     page.click("button")
@@ -73,8 +87,22 @@ def test_the_page_of_a_shipped_model_answers_as_the_kit(tmp_path, page, serve):
 
 
 def test_the_site_opens_without_errors_and_finds_words(tmp_path, page, serve):
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-c", "docs", "-d", tmp_path / "trees", ".", tmp_path / "site"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=os.environ | {"SHIPPED": ""})
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "-c",
+        "docs",
+        "-d",
+        tmp_path / "trees",
+        ".",
+        tmp_path / "site",
+    ]
+    done = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, env=os.environ | {"SHIPPED": ""}
+    )
     assert done.returncode == 0, done.stderr
     address = serve(tmp_path / "site")
     page.goto(address)

@@ -8,19 +8,34 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3
 from kit import chat, models
 
 WORDS = "zero one two three four five six seven".split()
-SIZES = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-             head_dim=16, num_key_value_heads=2, max_position_embeddings=512)
-SHAPES = {"llama": (LlamaConfig, True), "llama untied": (LlamaConfig, False),
-          "qwen3": (Qwen3Config, True), "qwen3 untied": (Qwen3Config, False)}
+SIZES = dict(
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    head_dim=16,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+)
+SHAPES = {
+    "llama": (LlamaConfig, True),
+    "llama untied": (LlamaConfig, False),
+    "qwen3": (Qwen3Config, True),
+    "qwen3 untied": (Qwen3Config, False),
+}
 
 
 PAIRS = [(first, first ^ 1) for first in range(8)]  # both orders: positions decide
 
 
 def row(first, second):
-    return {"messages": [{"role": "system", "content": "Count."},
-                         {"role": "user", "content": f"say {WORDS[first]} {WORDS[second]}"},
-                         {"role": "assistant", "content": f"{first}, {second}."}]}
+    return {
+        "messages": [
+            {"role": "system", "content": "Count."},
+            {"role": "user", "content": f"say {WORDS[first]} {WORDS[second]}"},
+            {"role": "assistant", "content": f"{first}, {second}."},
+        ]
+    }
 
 
 @functools.cache

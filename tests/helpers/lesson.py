@@ -27,20 +27,30 @@ def load_rows(params, tokenizer, split="train"):
 
 
 def make_trainer(params, run, model, tokenizer, encoded):
-    settings = {**run.settings(), **sft.hardware(params), "num_train_epochs": params.epochs,
-                "learning_rate": params.learning_rate, "max_length": None}
+    settings = {
+        **run.settings(),
+        **sft.hardware(params),
+        "num_train_epochs": params.epochs,
+        "learning_rate": params.learning_rate,
+        "max_length": None,
+    }
     if params.bf16:
         settings["bf16"] = True
     if params.kind == "dpo":
         config = DPOConfig(**settings, precompute_ref_log_probs=True, disable_dropout=False)
         data = sft.dpo_dataset(encoded, params.batch_size, params.seed)
-        return dpo.PairTrainer(model, sft.load_start(params)[0], config, train_dataset=data,
-                               processing_class=tokenizer)
+        return dpo.PairTrainer(
+            model, sft.load_start(params)[0], config, train_dataset=data, processing_class=tokenizer
+        )
     patches.score_trained_ids_only()
     config = SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True})
-    return SFTTrainer(model, config, processing_class=tokenizer,
-                      train_dataset=sft.sft_dataset(encoded, params.batch_size, params.seed),
-                      peft_config=sft.lora(params, model) if params.lora_rank else None)
+    return SFTTrainer(
+        model,
+        config,
+        processing_class=tokenizer,
+        train_dataset=sft.sft_dataset(encoded, params.batch_size, params.seed),
+        peft_config=sft.lora(params, model) if params.lora_rank else None,
+    )
 
 
 def train(params):

@@ -16,17 +16,37 @@ from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 def filled(micro, accumulation):
     """The config with its "auto" filled in, as transformers does it from the trainer's settings of one process."""
-    args = TrainingArguments(output_dir="x", per_device_train_batch_size=micro, bf16=True, use_cpu=True,
-                             gradient_accumulation_steps=accumulation)
-    config = HfTrainerDeepSpeedConfig(str(Path(__file__).parents[2] / "configs" / "deepspeed_zero3.json"))
-    with patch.object(TrainingArguments, "world_size", 1):  # the parser takes itself for the only process
+    args = TrainingArguments(
+        output_dir="x",
+        per_device_train_batch_size=micro,
+        bf16=True,
+        use_cpu=True,
+        gradient_accumulation_steps=accumulation,
+    )
+    config = HfTrainerDeepSpeedConfig(
+        str(Path(__file__).parents[2] / "configs" / "deepspeed_zero3.json")
+    )
+    with patch.object(
+        TrainingArguments, "world_size", 1
+    ):  # the parser takes itself for the only process
         config.trainer_config_process(args)
-        config.trainer_config_finalize(args, SimpleNamespace(config=SimpleNamespace(hidden_size=192)), 10)
+        config.trainer_config_finalize(
+            args, SimpleNamespace(config=SimpleNamespace(hidden_size=192)), 10
+        )
     return config.config
 
 
 config = {**filled(micro=4, accumulation=2), **json.loads(sys.argv[1])}
 read = DeepSpeedConfig(config)
-print(json.dumps({"auto": "auto" in json.dumps(config), "stage": read.zero_optimization_stage,
-                  "gathers": read.zero_config.gather_16bit_weights_on_model_save, "batch": read.train_batch_size,
-                  "bf16": read.bfloat16_config.enabled, "clipping": read.gradient_clipping}))
+print(
+    json.dumps(
+        {
+            "auto": "auto" in json.dumps(config),
+            "stage": read.zero_optimization_stage,
+            "gathers": read.zero_config.gather_16bit_weights_on_model_save,
+            "batch": read.train_batch_size,
+            "bf16": read.bfloat16_config.enabled,
+            "clipping": read.gradient_clipping,
+        }
+    )
+)

@@ -22,7 +22,13 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainerCallback
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+)
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from kit import runs
@@ -51,7 +57,9 @@ class Params:
     eval_steps: int = 0
     keep: str = "last"
     report_to: str = "none"
-    rows: int = 18  # 9 batches of 2 an epoch: with accumulation 2, step 5 ends an epoch with one batch
+    rows: int = (
+        18  # 9 batches of 2 an epoch: with accumulation 2, step 5 ends an epoch with one batch
+    )
 
 
 class Preferences(DPOTrainer):
@@ -60,16 +68,32 @@ class Preferences(DPOTrainer):
 
 
 def tokenizer():
-    words = {word: number for number, word in enumerate(["<pad>", "<end>", *map(str, range(VOCABULARY - 2))])}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")), eos_token="<end>",
-                                   pad_token="<pad>")
+    words = {
+        word: number
+        for number, word in enumerate(["<pad>", "<end>", *map(str, range(VOCABULARY - 2))])
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")),
+        eos_token="<end>",
+        pad_token="<pad>",
+    )
 
 
 def model(dropout=0.0, hidden=32):
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=2 * hidden,
-                                        num_hidden_layers=2, num_attention_heads=2, attention_dropout=dropout,
-                                        tie_word_embeddings=True, pad_token_id=0, eos_token_id=1))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            attention_dropout=dropout,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
 
 
 def rows(kind, count):
@@ -79,29 +103,60 @@ def rows(kind, count):
         return [draw.randrange(2, VOCABULARY) for _ in range(draw.randint(low, high))]
 
     if kind == "dpo":
-        return Dataset.from_list([{"prompt_ids": ids(3, 6), "chosen_ids": [*ids(2, 5), 1],
-                                   "rejected_ids": [*ids(2, 5), 1]} for _ in range(count)])
+        return Dataset.from_list(
+            [
+                {
+                    "prompt_ids": ids(3, 6),
+                    "chosen_ids": [*ids(2, 5), 1],
+                    "rejected_ids": [*ids(2, 5), 1],
+                }
+                for _ in range(count)
+            ]
+        )
     both = [(ids(3, 6), [*ids(2, 5), 1]) for _ in range(count)]
     return Dataset.from_list([{"input_ids": a + b, "labels": [-100] * len(a) + b} for a, b in both])
 
 
 def trainer(run, params, **extra):
-    settings = dict(use_cpu=True, bf16=False, activation_checkpointing=False, learning_rate=params.learning_rate,
-                    per_device_train_batch_size=2, gradient_accumulation_steps=params.accumulation,
-                    max_steps=params.max_steps, dataloader_num_workers=params.workers,
-                    train_sampling_strategy=params.sampling, lr_scheduler_type="cosine",
-                    max_length=32, **run.settings(), **extra)
+    settings = dict(
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        learning_rate=params.learning_rate,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=params.accumulation,
+        max_steps=params.max_steps,
+        dataloader_num_workers=params.workers,
+        train_sampling_strategy=params.sampling,
+        lr_scheduler_type="cosine",
+        max_length=32,
+        **run.settings(),
+        **extra,
+    )
     lora = None
     if params.lora:
         from peft import LoraConfig
-        lora = LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+        lora = LoraConfig(
+            r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+        )
     policy, data = model(params.dropout, params.hidden), rows(params.kind, params.rows)
     if params.kind == "dpo":
-        return Preferences(model=policy, ref_model=None if lora else model(0.0, params.hidden), peft_config=lora,
-                           args=DPOConfig(disable_dropout=False, **settings), train_dataset=data,
-                           processing_class=tokenizer())
-    return SFTTrainer(model=policy, args=SFTConfig(packing=params.packing, **settings), peft_config=lora,
-                      train_dataset=data, processing_class=tokenizer())
+        return Preferences(
+            model=policy,
+            ref_model=None if lora else model(0.0, params.hidden),
+            peft_config=lora,
+            args=DPOConfig(disable_dropout=False, **settings),
+            train_dataset=data,
+            processing_class=tokenizer(),
+        )
+    return SFTTrainer(
+        model=policy,
+        args=SFTConfig(packing=params.packing, **settings),
+        peft_config=lora,
+        train_dataset=data,
+        processing_class=tokenizer(),
+    )
 
 
 class At(TrainerCallback):
@@ -140,9 +195,13 @@ def away(model):
 def die(fault):
     """Let this process be killed inside a save, at `point@step` (of the folder that is written or removed)."""
     point, _, step = fault.partition("@")
-    owner, name, after = {"model": (Trainer, "save_model", True), "state": (Trainer, "_save_rng_state", True),
-                          "unsealed": (checkpoints, "seal", False), "sealed": (checkpoints, "seal", True),
-                          "discard": (checkpoints.shutil, "rmtree", False)}[point]
+    owner, name, after = {
+        "model": (Trainer, "save_model", True),
+        "state": (Trainer, "_save_rng_state", True),
+        "unsealed": (checkpoints, "seal", False),
+        "sealed": (checkpoints, "seal", True),
+        "discard": (checkpoints.shutil, "rmtree", False),
+    }[point]
     plain = getattr(owner, name)
 
     def patched(*args, **options):
@@ -169,9 +228,17 @@ def code_of(function):
 @contextlib.contextmanager
 def first_chats(folder, rows, steps):
     """`folder` with the first rows of the course's chats as chat.jsonl; runs of `steps` steps go there, offline."""
-    with open(Path(__file__).parents[2] / "data_samples" / "cron" / "chat.jsonl", encoding="utf-8") as source:
-        (folder / "chat.jsonl").write_text("".join(itertools.islice(source, rows)), encoding="utf-8")
-    environment = {"KIT_RUNS": str(folder / "runs"), "HF_HUB_OFFLINE": "1", "KIT_MAX_STEPS": str(steps)}
+    with open(
+        Path(__file__).parents[2] / "data_samples" / "cron" / "chat.jsonl", encoding="utf-8"
+    ) as source:
+        (folder / "chat.jsonl").write_text(
+            "".join(itertools.islice(source, rows)), encoding="utf-8"
+        )
+    environment = {
+        "KIT_RUNS": str(folder / "runs"),
+        "HF_HUB_OFFLINE": "1",
+        "KIT_MAX_STEPS": str(steps),
+    }
     with mock.patch.dict(os.environ, environment):
         yield folder
 
@@ -180,11 +247,23 @@ def train_on(name, processes, **fields):
     """`train` by accelerate on as many CPU processes; returns the run's folder."""
     from kit import launch
 
-    done = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}",
-                           f"--config_file={launch.CONFIGS}/ddp.yaml", "--main_process_port=0", __file__,
-                           json.dumps({"name": name, **fields})],
-                          capture_output=True, text=True, check=False, timeout=200,
-                          env=os.environ | launch._environment(processes))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            f"--num_processes={processes}",
+            f"--config_file={launch.CONFIGS}/ddp.yaml",
+            "--main_process_port=0",
+            __file__,
+            json.dumps({"name": name, **fields}),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+        env=os.environ | launch._environment(processes),
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     folder = runs.root() / name
     assert json.loads((folder / "run.json").read_text())["world_size"] == processes
@@ -195,16 +274,27 @@ class Forks:
     """Runs `tiny.train` in processes forked from one that has imported everything."""
 
     def __init__(self):
-        self.server = subprocess.Popen([sys.executable, __file__, "serve"], stdin=subprocess.PIPE, text=True,
-                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | {
-                                           "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"})
+        self.server = subprocess.Popen(
+            [sys.executable, __file__, "serve"],
+            stdin=subprocess.PIPE,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
+        )
 
     def train(self, root, fault=None, kill_after=None, env=None, **fields):
         """(exit status, what it printed); a process killed by signal N gives -N."""
         log = Path(root).parent / "log"
         log.unlink(missing_ok=True)
-        job = {"root": str(root), "log": str(log), "kill_after": kill_after, "fault": fault, "fields": fields,
-               "env": env or {}}
+        job = {
+            "root": str(root),
+            "log": str(log),
+            "kill_after": kill_after,
+            "fault": fault,
+            "fields": fields,
+            "env": env or {},
+        }
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
         return int(self.server.stdout.readline()), log.read_text() if log.exists() else ""
@@ -238,7 +328,9 @@ def serve():
             os.dup2(log, 2)
             code = 1
             try:
-                recorder.WANDB_SECONDS = int(os.environ.get("TINY_WANDB_SECONDS", recorder.WANDB_SECONDS))
+                recorder.WANDB_SECONDS = int(
+                    os.environ.get("TINY_WANDB_SECONDS", recorder.WANDB_SECONDS)
+                )
                 if job["fault"]:
                     die(job["fault"])
                 code = code_of(lambda: train(**job["fields"]))

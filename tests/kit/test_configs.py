@@ -31,7 +31,13 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, run, **changes):
-    return {"task": str(folder / "chat.jsonl"), "run": run, "batch_size": BATCH, "save_steps": 2, **changes}
+    return {
+        "task": str(folder / "chat.jsonl"),
+        "run": run,
+        "batch_size": BATCH,
+        "save_steps": 2,
+        **changes,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,10 @@ def logits(folder):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
     ids = tokenizer("every day at noon", return_tensors="pt", add_special_tokens=False)
     with torch.no_grad():
         return model(**ids).logits
@@ -71,10 +80,27 @@ def test_ddp_from_inside_scripts_with_a_file_of_settings(folder, alone):
     """The line of the README, typed in scripts/, with --config: `accelerate launch --num_processes=2 SCRIPT`."""
     file = folder / "settings.yaml"
     file.write_text(yaml.safe_dump(settings(folder, "other")))
-    done = subprocess.run([ACCELERATE, "launch", "--config_file", "../configs/ddp.yaml", "--num_processes=2",
-                           "--main_process_port=0", "../tests/helpers/lesson.py", "--config", file, "--run", "ddp"],
-                          cwd=PROJECT / "scripts", env=os.environ | launch._environment(2), capture_output=True,
-                          text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [
+            ACCELERATE,
+            "launch",
+            "--config_file",
+            "../configs/ddp.yaml",
+            "--num_processes=2",
+            "--main_process_port=0",
+            "../tests/helpers/lesson.py",
+            "--config",
+            file,
+            "--run",
+            "ddp",
+        ],
+        cwd=PROJECT / "scripts",
+        env=os.environ | launch._environment(2),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("trained 3 steps") == 1  # process 0 alone
     check_equal(runs.root() / "ddp-pocket", alone)
@@ -85,10 +111,19 @@ def test_one_process_where_two_were_asked_for_is_refused(folder):
     code = "from kit.engine.distributed import join; join(cpu=True)"
     (folder / "alone.py").write_text(code)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE")}
-    done = subprocess.run([ACCELERATE, "launch", "--num_processes=2", folder / "alone.py"], capture_output=True,
-                          text=True, check=False, timeout=60, env={**clean, "CUDA_VISIBLE_DEVICES": ""})
+    done = subprocess.run(
+        [ACCELERATE, "launch", "--num_processes=2", folder / "alone.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**clean, "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert done.returncode != 0
-    assert "expected 2 processes to train together, got 1" in done.stderr and "configs/ddp.yaml" in done.stderr
+    assert (
+        "expected 2 processes to train together, got 1" in done.stderr
+        and "configs/ddp.yaml" in done.stderr
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +138,14 @@ def test_fsdp2_trains_what_one_process_trains(split, alone):
 
 def test_fsdp2_splits_the_weights(split):
     """Without kit.engine.distributed, accelerate trains by DDP on CPUs; then no checkpoint has parts of two processes."""
-    parts = sorted(file.name for file in (split / "checkpoint-3" / "pytorch_model_fsdp_0").iterdir())
+    parts = sorted(
+        file.name for file in (split / "checkpoint-3" / "pytorch_model_fsdp_0").iterdir()
+    )
     assert parts == [".metadata", "__0_0.distcp", "__1_0.distcp"]
-    sizes = [(split / "checkpoint-3" / "pytorch_model_fsdp_0" / name).stat().st_size for name in parts[1:]]
+    sizes = [
+        (split / "checkpoint-3" / "pytorch_model_fsdp_0" / name).stat().st_size
+        for name in parts[1:]
+    ]
     assert max(sizes) < 0.6 * sum(sizes)
 
 
@@ -119,24 +159,37 @@ def apart(one, two):
 
     from kit import models
 
-    one, two, base = (load_file(Path(folder) / "model.safetensors") for folder in (one, two, models.POCKET))
-    assert {name: (t.shape, t.dtype) for name, t in one.items()} == {n: (t.shape, t.dtype) for n, t in two.items()}
+    one, two, base = (
+        load_file(Path(folder) / "model.safetensors") for folder in (one, two, models.POCKET)
+    )
+    assert {name: (t.shape, t.dtype) for name, t in one.items()} == {
+        n: (t.shape, t.dtype) for n, t in two.items()
+    }
     same = [name for name in two if name in base and base[name].shape == two[name].shape]
     assert len(same) > 10
-    return (sum(float((one[name] - two[name]).pow(2).sum()) for name in same)
-            / sum(float((base[name].float() - two[name]).pow(2).sum()) for name in same)) ** 0.5
+    return (
+        sum(float((one[name] - two[name]).pow(2).sum()) for name in same)
+        / sum(float((base[name].float() - two[name]).pow(2).sum()) for name in same)
+    ) ** 0.5
 
 
 def test_the_model_of_fsdp2_is_whole(split, alone):
-    assert apart(split / "model", alone / "model") < 0.01  # a model with one layer of another run is at 0.1 and more
+    assert (
+        apart(split / "model", alone / "model") < 0.01
+    )  # a model with one layer of another run is at 0.1 and more
 
 
 def test_a_checkpoint_of_fsdp2_merges_to_a_folder_that_loads(split, tmp_path):
     """The command of configs/fsdp2.yaml; at the last step the checkpoint and model/ hold the same weights."""
     import torch
 
-    done = subprocess.run([ACCELERATE, "merge-weights", split / "checkpoint-3" / "pytorch_model_fsdp_0", tmp_path],
-                          capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [ACCELERATE, "merge-weights", split / "checkpoint-3" / "pytorch_model_fsdp_0", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     for file in (split / "checkpoint-3").glob("*.json*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -152,12 +205,25 @@ def test_fsdp2_sums_gradients_and_hands_on_outputs_in_float32():
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     plugin.set_mixed_precision("bf16")
     policy = plugin.mixed_precision_policy
-    assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (torch.bfloat16, torch.float32, None)
+    assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (
+        torch.bfloat16,
+        torch.float32,
+        None,
+    )
 
 
 def test_dpo_in_bf16_starts_at_its_reference_under_fsdp2(folder):
     """The reference is split, on bf16 weights, before the policy is; against a whole policy the first loss was 0.70."""
-    launch.run(LESSON, 2, strategy="fsdp2", kind="dpo", bf16=True, run="bf16", task="cron", batch_size=BATCH)
+    launch.run(
+        LESSON,
+        2,
+        strategy="fsdp2",
+        kind="dpo",
+        bf16=True,
+        run="bf16",
+        task="cron",
+        batch_size=BATCH,
+    )
     margins = losses(runs.root() / "bf16-pocket", "rewards/margins")
     assert abs(margins[0]) < 1e-3 < abs(margins[1])
 
@@ -171,7 +237,12 @@ def test_fsdp2_goes_on_from_its_checkpoint(folder, split):
     for gone in ("checkpoint-3", "model"):
         shutil.rmtree(again / gone)
     (again / "report.json").unlink()
-    text = (again / "run.json").read_text().replace('"fsdp2"', '"again"').replace('"fsdp2-pocket"', '"again-pocket"')
+    text = (
+        (again / "run.json")
+        .read_text()
+        .replace('"fsdp2"', '"again"')
+        .replace('"fsdp2-pocket"', '"again-pocket"')
+    )
     (again / "run.json").write_text(text)
     lines = []
     launch.run(LESSON, 2, strategy="fsdp2", echo=lines.append, **settings(folder, "again"))
@@ -197,7 +268,10 @@ def test_accelerate_knows_every_key(file):
 
     config = load_config_from_file(str(file))
     given = yaml.safe_load(file.read_text())
-    assert config.num_processes == given["num_processes"] and config.distributed_type == given["distributed_type"]
+    assert (
+        config.num_processes == given["num_processes"]
+        and config.distributed_type == given["distributed_type"]
+    )
 
 
 def test_accelerate_reads_the_deepspeed_config():
@@ -206,17 +280,30 @@ def test_accelerate_reads_the_deepspeed_config():
 
     config = HfDeepSpeedConfig(str(CONFIGS / "deepspeed_zero3.json"))
     assert config.is_zero3() and not config.is_offload()
-    named = yaml.safe_load((CONFIGS / "deepspeed_zero3.yaml").read_text())["deepspeed_config"]["deepspeed_config_file"]
+    named = yaml.safe_load((CONFIGS / "deepspeed_zero3.yaml").read_text())["deepspeed_config"][
+        "deepspeed_config_file"
+    ]
     assert (PROJECT / named).is_file()
 
 
 def deepspeed_reads(update):
     """tests/helpers/read_deepspeed.py, with the DeepSpeed that `make test` puts beside the environment."""
     folder = Path(sys.prefix, "deepspeed")
-    assert folder.is_dir(), "DeepSpeed was expected beside the environment, it is not there; run `make .venv/deepspeed`"
-    return subprocess.run([sys.executable, str(PROJECT / "tests" / "helpers" / "read_deepspeed.py"), json.dumps(update)],
-                          capture_output=True, text=True, check=False, cwd=PROJECT,
-                          env={**os.environ, "PYTHONPATH": str(folder)})
+    assert folder.is_dir(), (
+        "DeepSpeed was expected beside the environment, it is not there; run `make .venv/deepspeed`"
+    )
+    return subprocess.run(
+        [
+            sys.executable,
+            str(PROJECT / "tests" / "helpers" / "read_deepspeed.py"),
+            json.dumps(update),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )
 
 
 def test_deepspeed_accepts_its_config():
@@ -236,7 +323,9 @@ def test_deepspeed_needs_gpus(monkeypatch):
 
 
 def test_an_unknown_strategy(folder):
-    with pytest.raises(MissingError, match="fsdp3.yaml: expected a script and an accelerate config"):
+    with pytest.raises(
+        MissingError, match="fsdp3.yaml: expected a script and an accelerate config"
+    ):
         launch.run(LESSON, 2, strategy="fsdp3")
 
 
@@ -249,9 +338,19 @@ def test_slurm_starts_one_launcher_a_host(tmp_path):
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    done = subprocess.run(["bash", CONFIGS / "slurm.sh", "--epochs", "2"], capture_output=True, text=True, check=True,
-                          env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "[a-b]"})
+    done = subprocess.run(
+        ["bash", CONFIGS / "slurm.sh", "--epochs", "2"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "SLURM_NNODES": "2",
+            "SLURM_JOB_NODELIST": "[a-b]",
+        },
+    )
     lines = done.stdout.splitlines()
     assert [line.split("--machine_rank ")[1] for line in lines] == [
-        f"{k} --main_process_ip alpha scripts/sft_chat.py --epochs 2" for k in (0, 1)]
+        f"{k} --main_process_ip alpha scripts/sft_chat.py --epochs 2" for k in (0, 1)
+    ]
     assert all("--num_machines 2 --num_processes 16" in line for line in lines)

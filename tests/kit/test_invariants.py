@@ -39,7 +39,9 @@ class Lesson:
 
     def there(self, run, processes, **changes):
         """As a script; returns the folder of its run."""
-        report = launch.run(lesson.__file__, processes, **settings(self.kind, self.folder, run, **changes))
+        report = launch.run(
+            lesson.__file__, processes, **settings(self.kind, self.folder, run, **changes)
+        )
         assert report["weights_sha256"]
         return runs.root() / f"{run}_{self.kind}-pocket"
 
@@ -63,7 +65,9 @@ def rows(run):
 def check_same(run, whole, near=NEAR, steps=STEPS):
     ours, theirs = rows(run), rows(whole)
     assert len(ours) == len(theirs) == steps
-    assert [row["batch_hash"] for row in ours] == [row["batch_hash"] for row in theirs], "a step saw other examples"
+    assert [row["batch_hash"] for row in ours] == [row["batch_hash"] for row in theirs], (
+        "a step saw other examples"
+    )
     for a, b in zip(ours, theirs, strict=True):
         assert abs(a["loss"] - b["loss"]) <= near, (a["step"], a["loss"], b["loss"])
         assert abs(a["grad_norm"] / b["grad_norm"] - 1) <= 100 * near
@@ -103,4 +107,6 @@ def test_packed_rows_on_two_processes_are_one(folder):
     two = tiny.train_on("packs2", 2, accumulation=1, **same)
     assert json.loads((two / "run.json").read_text())["world_size"] == 2
     check_same(two, one, steps=4)
-    assert sum(row["tokens"] for row in rows(one)) / (4 * 4) > 20  # of the 32 that fit: packs, not rows
+    assert (
+        sum(row["tokens"] for row in rows(one)) / (4 * 4) > 20
+    )  # of the 32 that fit: packs, not rows

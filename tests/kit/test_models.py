@@ -36,12 +36,16 @@ def test_pocket_loads_in_float32():
 
 def test_random_seed_is_the_same_architecture():
     real, _ = models.load("pocket", where="cpu")
-    one, again, other = (models.load("pocket", random_seed=s, where="cpu")[0].state_dict() for s in (1, 1, 2))
+    one, again, other = (
+        models.load("pocket", random_seed=s, where="cpu")[0].state_dict() for s in (1, 1, 2)
+    )
     shapes = {name: w.shape for name, w in real.state_dict().items()}
     assert shapes == {name: w.shape for name, w in one.items()}
     assert all(torch.equal(one[name], again[name]) for name in one)
     name = "model.layers.0.self_attn.q_proj.weight"
-    assert not torch.equal(one[name], other[name]) and not torch.equal(one[name], real.state_dict()[name])
+    assert not torch.equal(one[name], other[name]) and not torch.equal(
+        one[name], real.state_dict()[name]
+    )
     assert {w.dtype for w in one.values()} == {torch.float32}
 
 
@@ -74,7 +78,10 @@ def test_a_saved_folder_loads(tmp_path, tied):
     assert ("lm_head.weight" in tensors(tmp_path)) != tied
     model, again = models.load(tmp_path, where="cpu")
     assert {p.dtype for p in model.parameters()} == {torch.float32} and len(again) == len(tokenizer)
-    assert all(torch.equal(a.float(), b) for a, b in zip(made.parameters(), model.parameters(), strict=True))
+    assert all(
+        torch.equal(a.float(), b)
+        for a, b in zip(made.parameters(), model.parameters(), strict=True)
+    )
 
 
 def refused(kind, name):
@@ -94,7 +101,8 @@ def runs_folder(tmp_path, monkeypatch):
 def test_unknown_name_lists_what_there_is(name):
     assert refused(MissingError, name) == (
         "expected pocket, smollm2-135m, a run (none yet), an existing folder, or a hub id (owner/name) while online, got "
-        f"{name!r}; correct the name")
+        f"{name!r}; correct the name"
+    )
 
 
 def test_offline_hub_id_is_refused_at_once(monkeypatch):
@@ -106,13 +114,16 @@ def test_offline_hub_id_is_refused_at_once(monkeypatch):
 
 def test_folder_without_config(tmp_path):
     assert refused(SettingsError, tmp_path) == (
-        f"{tmp_path.name}: expected a model folder with config.json, got none; name a folder that save_pretrained wrote")
+        f"{tmp_path.name}: expected a model folder with config.json, got none; name a folder that save_pretrained wrote"
+    )
 
 
 def test_folder_that_transformers_cannot_read(tmp_path):
     folder = saved(tmp_path)
     (folder / "config.json").write_text("{}")
-    assert "expected a config.json that can be read, got ValueError (Unrecognized model" in refused(SettingsError, folder)
+    assert "expected a config.json that can be read, got ValueError (Unrecognized model" in refused(
+        SettingsError, folder
+    )
 
 
 def test_pocket_without_weights(tmp_path, monkeypatch):
@@ -140,7 +151,9 @@ def test_smollm2_is_converted_once(empty_cache, monkeypatch):
     made = empty_cache / "smollm2-135m"
     made.mkdir(parents=True)
     (made / "config.json").write_text("{}")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: pytest.fail("looked for the package"))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: pytest.fail("looked for the package")
+    )
     assert models.find("smollm2-135m") == made
 
 
@@ -175,9 +188,15 @@ def test_a_missing_tensor_is_named(tmp_path):
     rewrite(folder, weights)
     assert refused(SettingsError, folder) == (
         f"{folder}: expected the tensor model.layers.1.mlp.up_proj.weight, got none in its file (tensors of this kind: 1); copy or "
-        "train the model again")
-    rewrite(folder, weights | {"model.layers.1.mlp.up_proj.weight": gone, "model.extra.weight": gone.clone()})
-    assert "expected no tensor model.extra.weight, got it in addition" in refused(SettingsError, folder)
+        "train the model again"
+    )
+    rewrite(
+        folder,
+        weights | {"model.layers.1.mlp.up_proj.weight": gone, "model.extra.weight": gone.clone()},
+    )
+    assert "expected no tensor model.extra.weight, got it in addition" in refused(
+        SettingsError, folder
+    )
 
 
 @pytest.mark.parametrize("size", [100, 6200, 9000])
@@ -185,7 +204,9 @@ def test_a_wrong_vocab_size(tmp_path, size):
     folder = saved(tmp_path)
     edit_config(folder, vocab_size=size)
     sentence = refused(SettingsError, folder)
-    assert "model.embed_tokens.weight" in sentence and sentence.endswith("copy or train the model again")
+    assert "model.embed_tokens.weight" in sentence and sentence.endswith(
+        "copy or train the model again"
+    )
 
 
 def test_a_tokenizer_larger_than_the_table(tmp_path):
@@ -195,7 +216,8 @@ def test_a_tokenizer_larger_than_the_table(tmp_path):
     tokenizer.save_pretrained(folder)
     assert refused(SettingsError, folder) == (
         f"{folder}: expected a tokenizer of at most 6144 ids, the rows of the model's table, got 6184; use the tokenizer "
-        "of this model")
+        "of this model"
+    )
 
 
 def test_truncated_weights(tmp_path):
@@ -216,7 +238,11 @@ def test_no_tokenizer(tmp_path):
 def foreign(folder):
     """A folder whose config names code of its own, which writes a file when it runs."""
     folder = saved(folder)
-    edit_config(folder, model_type="mine", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"})
+    edit_config(
+        folder,
+        model_type="mine",
+        auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"},
+    )
     (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()\n")
     return folder
 
@@ -224,10 +250,18 @@ def foreign(folder):
 def test_code_of_a_folder_never_runs(tmp_path):
     folder = foreign(tmp_path)
     code = f"from kit import models\nfrom kit.errors import exits\nwith exits():\n    models.load({str(folder)!r})"
-    done = subprocess.run([sys.executable, "-c", code], input="y\ny\n", capture_output=True, text=True, timeout=120,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input="y\ny\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (2, "") and not (folder / "ran").exists()
-    assert done.stderr.splitlines()[-1].endswith("got one with code of its own, which is never run; use another model")
+    assert done.stderr.splitlines()[-1].endswith(
+        "got one with code of its own, which is never run; use another model"
+    )
 
 
 def run_folder(tmp_path, report=True):
@@ -247,9 +281,13 @@ def test_a_run_loads_by_its_name(tmp_path):
     run = run_folder(tmp_path)
     for name in ("mine", run, run / "model"):
         model, _ = models.load(name, where="cpu")
-        assert model.loaded_sha256 == json.loads((run / "report.json").read_text())["weights_sha256"]
+        assert (
+            model.loaded_sha256 == json.loads((run / "report.json").read_text())["weights_sha256"]
+        )
     assert "a run (mine)" in refused(MissingError, "mime")
-    assert refused(MissingError, run_of(tmp_path, "empty")).startswith("empty: expected a finished run, got one without")
+    assert refused(MissingError, run_of(tmp_path, "empty")).startswith(
+        "empty: expected a finished run, got one without"
+    )
 
 
 def run_of(tmp_path, name):
@@ -266,7 +304,9 @@ def test_other_weights_than_the_run_sealed(tmp_path):
     sentence = refused(CheckpointError, "mine")
     assert f"delete the folder {run} and train that run again" in sentence
     (run / "report.json").unlink()
-    assert "expected a finished run, got one without weights_sha256" in refused(MissingError, "mine")
+    assert "expected a finished run, got one without weights_sha256" in refused(
+        MissingError, "mine"
+    )
 
 
 def test_a_hub_without_a_network(monkeypatch):
@@ -279,7 +319,8 @@ def test_a_hub_without_a_network(monkeypatch):
     monkeypatch.setattr(models, "HUB_SECONDS", 1)
     assert refused(MissingError, "owner/name") == (
         "owner/name: expected an answer of the hub within 1 s, got none, and no copy is in its cache; go online or name a "
-        "folder")
+        "folder"
+    )
 
 
 def test_own_templates_survive_the_folder(tmp_path):

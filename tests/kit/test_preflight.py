@@ -18,8 +18,10 @@ from kit.errors import DataError, SettingsError
 
 SOURCES = {
     "chat": [{"messages": row} for row in CHATS if row[-1]["content"]],
-    "completion": [{"prompt": "every day at 17", "completion": "0 17 * * *"},
-                   {"prompt": "monday at noon <user>", "completion": "0 12 * * 1 <end>"}],
+    "completion": [
+        {"prompt": "every day at 17", "completion": "0 17 * * *"},
+        {"prompt": "monday at noon <user>", "completion": "0 12 * * 1 <end>"},
+    ],
     "text": [{"text": "every day at 17 -> 0 17 * * *"}, {"text": "hourly <end> -> 0 * * * *"}],
     "preferences": PAIRS[:2],
 }
@@ -37,10 +39,16 @@ def made(kind, pair, folder):
     file.write_text("".join(json.dumps(row) + "\n" for row in SOURCES[kind]))
     rows = records.read(file)
     if kind == "preferences":
-        data, collate = sft.dpo_dataset(chat.encode_pairs(tokenizer, rows), 2), DataCollatorForPreference(1)
+        data, collate = (
+            sft.dpo_dataset(chat.encode_pairs(tokenizer, rows), 2),
+            DataCollatorForPreference(1),
+        )
     else:
-        encoded = chat.encode_chats(tokenizer, [row["messages"] for row in rows]) if kind == "chat" else \
-            chat.encode_completions(tokenizer, rows, " -> ")
+        encoded = (
+            chat.encode_chats(tokenizer, [row["messages"] for row in rows])
+            if kind == "chat"
+            else chat.encode_completions(tokenizer, rows, " -> ")
+        )
         data, collate = sft.sft_dataset(encoded, 2), DataCollatorForLanguageModeling(1)
     return rows, SimpleNamespace(model=model, train_dataset=data, data_collator=collate)
 
@@ -49,18 +57,28 @@ def refused(trainer, tokenizer, rows):
     with pytest.raises(SettingsError) as caught:
         preflight.run(trainer, tokenizer, rows)
     text = str(caught.value).removeprefix("preflight: expected: ")
-    return text.removesuffix("; train with rows, template and adapters of the kit, or correct yours").split(", got: ")
+    return text.removesuffix(
+        "; train with rows, template and adapters of the kit, or correct yours"
+    ).split(", got: ")
 
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_good_rows_pass(kind, pair, tmp_path):
     rows, trainer = made(kind, pair, tmp_path)
     found = preflight.run(trainer, pair[1], rows)
-    assert [check.name for check in found if not check.passed] == [] and len(found) == 10 + (kind == "preferences")
+    assert [check.name for check in found if not check.passed] == [] and len(found) == 10 + (
+        kind == "preferences"
+    )
     told = {check.name: check.detail for check in found}
-    assert told["control ids = those of the template"] == {
-        "chat": "<system> 1, <user> 3, <assistant> 3, <end> 3", "completion": "<end> 2", "text": "<end> 2",
-        "preferences": "<system> 1, <user> 3, <assistant> 3, <end> 5"}[kind]
+    assert (
+        told["control ids = those of the template"]
+        == {
+            "chat": "<system> 1, <user> 3, <assistant> 3, <end> 3",
+            "completion": "<end> 2",
+            "text": "<end> 2",
+            "preferences": "<system> 1, <user> 3, <assistant> 3, <end> 5",
+        }[kind]
+    )
 
 
 def spans(labels):
@@ -80,11 +98,17 @@ def all_trained(ids, labels):
 def one_earlier(ids, labels):
     """The id before each trained span is trained too: the role token, or the last of the prompt."""
     after = [*labels[1:], -100]
-    return ids, [i if old == -100 != next_one else old for i, old, next_one in zip(ids, labels, after, strict=True)]
+    return ids, [
+        i if old == -100 != next_one else old
+        for i, old, next_one in zip(ids, labels, after, strict=True)
+    ]
 
 
 def one_later(ids, labels):
-    return ids, [-100 if before == -100 else label for before, label in zip([-100, *labels], labels, strict=False)]
+    return ids, [
+        -100 if before == -100 else label
+        for before, label in zip([-100, *labels], labels, strict=False)
+    ]
 
 
 def joined(ids, labels):
@@ -99,7 +123,10 @@ def only_last(ids, labels):
 
 
 def stop_outside(ids, labels):
-    return ids, [-100 if after == -100 else label for label, after in zip(labels, [*labels[1:], -100], strict=True)]
+    return ids, [
+        -100 if after == -100 else label
+        for label, after in zip(labels, [*labels[1:], -100], strict=True)
+    ]
 
 
 def shifted_twice(ids, labels):
@@ -108,7 +135,9 @@ def shifted_twice(ids, labels):
 
 
 def mask_moved(ids, labels):
-    return ids, [-100 if after == -100 else i for i, after in zip(ids, [*labels[1:], -100], strict=True)]
+    return ids, [
+        -100 if after == -100 else i for i, after in zip(ids, [*labels[1:], -100], strict=True)
+    ]
 
 
 def cut(ids, labels):
@@ -128,10 +157,18 @@ PLACES, NONE = "labels are the ids of their places", "every row trains a token"
 TEXT, COUNT = "every trained span is a completion", "control ids = those of the template"
 BATCH, ROWS = "a batch trains what its rows train", "control rows distinct and trainable"
 MUTANTS = {
-    all_trained: (REPLY, REPLY, TEXT), one_earlier: (REPLY, REPLY, TEXT), one_later: (REPLY, REPLY, TEXT),
-    joined: (None, REPLY, None), only_last: (None, REPLY, None), stop_outside: (STOP, STOP, STOP),
-    shifted_twice: (PLACES, PLACES, PLACES), mask_moved: (STOP, STOP, STOP), cut: (STOP, STOP, STOP),
-    pad_trained: (STOP, STOP, STOP), untrained: (NONE, NONE, NONE)}
+    all_trained: (REPLY, REPLY, TEXT),
+    one_earlier: (REPLY, REPLY, TEXT),
+    one_later: (REPLY, REPLY, TEXT),
+    joined: (None, REPLY, None),
+    only_last: (None, REPLY, None),
+    stop_outside: (STOP, STOP, STOP),
+    shifted_twice: (PLACES, PLACES, PLACES),
+    mask_moved: (STOP, STOP, STOP),
+    cut: (STOP, STOP, STOP),
+    pad_trained: (STOP, STOP, STOP),
+    untrained: (NONE, NONE, NONE),
+}
 
 
 @pytest.mark.parametrize("mutate", MUTANTS, ids=lambda f: f.__name__)
@@ -144,7 +181,9 @@ def test_mutants_of_ids_and_labels(kind, turns, pair, tmp_path, mutate):
     for row in trainer.train_dataset:
         mine = done == 0 and (kind == "completion" or len(spans(row["labels"])) == turns)
         done += mine
-        changed.append(mutate(row["input_ids"], row["labels"]) if mine else (row["input_ids"], row["labels"]))
+        changed.append(
+            mutate(row["input_ids"], row["labels"]) if mine else (row["input_ids"], row["labels"])
+        )
     assert done == 1
     ids, labels = map(list, zip(*changed, strict=True))
     trainer.train_dataset = sft.dataset({"input_ids": ids, "labels": labels}, "m")
@@ -153,8 +192,13 @@ def test_mutants_of_ids_and_labels(kind, turns, pair, tmp_path, mutate):
         return
     name, detail = refused(trainer, pair[1], rows)
     assert name == want
-    assert int(detail.split()[0]) == {joined: 2, only_last: 1}.get(mutate, 2 if (mutate, turns) in [
-        (one_earlier, 2), (one_later, 2), (stop_outside, 2), (mask_moved, 2), (all_trained, 2)] else 1)
+    assert int(detail.split()[0]) == {joined: 2, only_last: 1}.get(
+        mutate,
+        2
+        if (mutate, turns)
+        in [(one_earlier, 2), (one_later, 2), (stop_outside, 2), (mask_moved, 2), (all_trained, 2)]
+        else 1,
+    )
 
 
 def test_another_completion_than_the_row_holds(pair, tmp_path):
@@ -180,18 +224,35 @@ def test_a_row_left_out_and_a_row_taken_twice(pair, tmp_path):
 def pairs_with(pair, folder, **changes):
     rows, trainer = made("preferences", pair, folder)
     columns = trainer.train_dataset.to_dict()
-    trainer.train_dataset = sft.dataset({name: [changes.get(name, list)(ids) for ids in column]
-                                              for name, column in columns.items()}, "m")
+    trainer.train_dataset = sft.dataset(
+        {
+            name: [changes.get(name, list)(ids) for ids in column]
+            for name, column in columns.items()
+        },
+        "m",
+    )
     return refused(trainer, pair[1], rows)
 
 
 def test_mutants_of_pairs(pair, tmp_path):
     _, tokenizer = pair
     user = tokenizer.convert_tokens_to_ids("<user>")
-    assert pairs_with(pair, tmp_path, prompt_ids=lambda ids: ids[:-1]) == [REPLY, "4 spans that are not exactly one reply"]
-    assert pairs_with(pair, tmp_path, chosen_ids=lambda ids: ids[:-1]) == [STOP, "2 spans that do not end with <end>"]
-    assert pairs_with(pair, tmp_path, rejected_ids=lambda ids: []) == [NONE, "2 rows without a trained token"]
-    assert pairs_with(pair, tmp_path, rejected_ids=lambda ids: [user, *ids]) == [REPLY, "2 spans that are not exactly one reply"]
+    assert pairs_with(pair, tmp_path, prompt_ids=lambda ids: ids[:-1]) == [
+        REPLY,
+        "4 spans that are not exactly one reply",
+    ]
+    assert pairs_with(pair, tmp_path, chosen_ids=lambda ids: ids[:-1]) == [
+        STOP,
+        "2 spans that do not end with <end>",
+    ]
+    assert pairs_with(pair, tmp_path, rejected_ids=lambda ids: []) == [
+        NONE,
+        "2 rows without a trained token",
+    ]
+    assert pairs_with(pair, tmp_path, rejected_ids=lambda ids: [user, *ids]) == [
+        REPLY,
+        "2 spans that are not exactly one reply",
+    ]
     assert pairs_with(pair, tmp_path, prompt_ids=lambda ids: [ids[0], user, *ids[1:]])[0] == COUNT
 
 
@@ -201,17 +262,24 @@ def test_pairs_whose_ids_are_equal_are_refused_with_their_line(tmp_path):
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     file = tmp_path / "pairs.jsonl"
     replies = [("0 12 * * *", "12 0 * * *"), ("At noon", "at noon")]
-    lines = [json.dumps({"prompt": "at noon", "chosen": c, "rejected": r}) + "\n" for c, r in replies]
+    lines = [
+        json.dumps({"prompt": "at noon", "chosen": c, "rejected": r}) + "\n" for c, r in replies
+    ]
     file.write_text("".join(lines))
     rows = records.read(file, "preferences")
     with pytest.raises(DataError) as caught:
         chat.encode_pairs(tokenizer, rows)
-    assert str(caught.value) == (f"{file}:2: rejected: expected ids that differ from those of chosen, got the same ids "
-                                 '(1 of 2 rows is bad); take these rows out or use on_bad="skip"')
+    assert str(caught.value) == (
+        f"{file}:2: rejected: expected ids that differ from those of chosen, got the same ids "
+        '(1 of 2 rows is bad); take these rows out or use on_bad="skip"'
+    )
     (good,) = chat.encode_pairs(tokenizer, rows[:1])
     data = sft.dpo_dataset([good, good | {"rejected_ids": good["chosen_ids"]}], 2)
     trainer = SimpleNamespace(model=base()[0], train_dataset=data)
-    assert refused(trainer, tokenizer, rows) == ["chosen ids differ from rejected ids", "1 pairs with equal ids"]
+    assert refused(trainer, tokenizer, rows) == [
+        "chosen ids differ from rejected ids",
+        "1 pairs with equal ids",
+    ]
 
 
 # The collator
@@ -244,7 +312,9 @@ def test_a_collator_that_cuts_a_pair(pair, tmp_path):
     """max_length of DPOConfig cuts in the collator: the longer reply would lose its stop token, the shorter keep it."""
     rows, trainer = made("preferences", pair, tmp_path)
     sides = ("chosen_ids", "rejected_ids")
-    longest = max(len(row["prompt_ids"] + row[side]) for row in trainer.train_dataset for side in sides)
+    longest = max(
+        len(row["prompt_ids"] + row[side]) for row in trainer.train_dataset for side in sides
+    )
     trainer.data_collator = DataCollatorForPreference(1, max_length=longest)
     assert all(check.passed for check in preflight.run(trainer, pair[1], rows))
     trainer.data_collator = DataCollatorForPreference(1, max_length=longest - 1)
@@ -255,7 +325,9 @@ def test_a_collator_that_cuts_a_pair(pair, tmp_path):
 
 def test_the_longest_rows_are_the_ones_collated():
     seen = []
-    data = Dataset.from_dict({"input_ids": [[7] * n for n in range(1, 21)], "labels": [[7] * n for n in range(1, 21)]})
+    data = Dataset.from_dict(
+        {"input_ids": [[7] * n for n in range(1, 21)], "labels": [[7] * n for n in range(1, 21)]}
+    )
     preflight.batch_checks(data, lambda features: seen.append(features) or {})
     assert sorted(len(f["input_ids"]) for f in seen[0]) == list(range(13, 21))
 
@@ -271,7 +343,9 @@ def test_a_frozen_or_equal_output_table_of_an_untied_model(tmp_path):
     weight[ids[3]] = weight[ids[2]]
     assert refused(trainer, tokenizer, rows) == [ROWS, "smallest relative distance 0.00, trained"]
     weight.copy_(kept)
-    half = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"], task_type="CAUSAL_LM")
+    half = LoraConfig(
+        r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"], task_type="CAUSAL_LM"
+    )
     trainer.model = get_peft_model(model, half)
     name, detail = refused(trainer, tokenizer, rows)
     assert name == ROWS and detail.endswith(", frozen")
@@ -286,7 +360,9 @@ def test_bfloat16_weights_are_refused(pair, tmp_path):
 
 def test_what_bfloat16_weights_would_lose():
     """Ten Adam steps of 1e-6: float32 weights all move, most bfloat16 weights do not."""
-    start = torch.randn(10_000, generator=torch.Generator().manual_seed(0)).mul(0.02).to(torch.bfloat16)
+    start = (
+        torch.randn(10_000, generator=torch.Generator().manual_seed(0)).mul(0.02).to(torch.bfloat16)
+    )
     moved = {}
     for dtype in (torch.float32, torch.bfloat16):
         weight = torch.nn.Parameter(start.to(dtype))

@@ -63,7 +63,9 @@ def test_a_finished_folder_holds_what_is_promised(capsys):
     assert set(rows[0]) == {"step", "loss", "lr", "grad_norm", "tokens", "batch_hash"}
     assert rows[0]["lr"] == 1e-2 and abs(rows[0]["loss"] - 5.3) < 0.2  # ln 200 = 5.298
     epoch = sum(len(row["input_ids"]) for row in tiny.rows("sft", 18))
-    assert sum(row["tokens"] for row in rows[:5]) == epoch  # 9 batches, 2 a step: the fifth step has one
+    assert (
+        sum(row["tokens"] for row in rows[:5]) == epoch
+    )  # 9 batches, 2 a step: the fifth step has one
     assert len({row["batch_hash"] for row in rows}) == 6
     model = AutoModelForCausalLM.from_pretrained(run.model)
     assert model.generation_config.eos_token_id == [1]
@@ -71,16 +73,35 @@ def test_a_finished_folder_holds_what_is_promised(capsys):
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if name != "lm_head.weight":  # tied
-            digest.update(json.dumps([name, "F32", list(tensor.shape)]).encode() + tensor.numpy().tobytes())
+            digest.update(
+                json.dumps([name, "F32", list(tensor.shape)]).encode() + tensor.numpy().tobytes()
+            )
     assert run.report["weights_sha256"] == digest.hexdigest()
-    assert run.report["loss_first"] == rows[0]["loss"] and run.report["loss_last"] == rows[-1]["loss"]
+    assert (
+        run.report["loss_first"] == rows[0]["loss"] and run.report["loss_last"] == rows[-1]["loss"]
+    )
     facts = json.loads((run.folder / "run.json").read_text())
-    assert facts["seed"] == 3 and facts["params"]["max_steps"] == 6 and facts["versions"]["torch"] == torch.__version__
+    assert (
+        facts["seed"] == 3
+        and facts["params"]["max_steps"] == 6
+        and facts["versions"]["torch"] == torch.__version__
+    )
     assert facts["settings"]["world_size"] == 1
     printed = capsys.readouterr()
-    assert "\r" not in printed.err and "trained 6 steps in" in printed.out and "{'loss'" not in printed.out
+    assert (
+        "\r" not in printed.err
+        and "trained 6 steps in" in printed.out
+        and "{'loss'" not in printed.out
+    )
     assert sorted(path.name for path in run.folder.iterdir()) == [
-        "checkpoint-4", "checkpoint-6", "lock", "metrics.jsonl", "model", "report.json", "run.json"]
+        "checkpoint-4",
+        "checkpoint-6",
+        "lock",
+        "metrics.jsonl",
+        "model",
+        "report.json",
+        "run.json",
+    ]
 
 
 def test_run_json_holds_what_two_starts_must_share(tmp_path):
@@ -92,38 +113,67 @@ def test_run_json_holds_what_two_starts_must_share(tmp_path):
     run.train(tiny.trainer(run, params), tiny.tokenizer())
     facts, sha256 = checkpoints.read_json(run.folder / "run.json"), "[0-9a-f]{64}"
     assert facts["params"] == vars(params) and facts["seed"] == 3 and facts["world_size"] == 1
-    assert {"python", "torch", "transformers", "trl", "accelerate", "peft", "datasets"} < set(facts["versions"])
+    assert {"python", "torch", "transformers", "trl", "accelerate", "peft", "datasets"} < set(
+        facts["versions"]
+    )
     assert facts["data"] == {"rows.jsonl": hashlib.sha256(b"1\n").hexdigest()}
-    for made in (facts["base"]["weights_sha256"], facts["reference"]["weights_sha256"],
-                 *(facts["settings"][name] for name in ("tokenizer", "template", "rows"))):
+    for made in (
+        facts["base"]["weights_sha256"],
+        facts["reference"]["weights_sha256"],
+        *(facts["settings"][name] for name in ("tokenizer", "template", "rows")),
+    ):
         assert re.fullmatch(sha256, made)
 
 
 def test_a_finished_run_is_not_trained_again(capsys):
     run = tiny.train()
-    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != "lock"}
+    before = {
+        path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != "lock"
+    }
     capsys.readouterr()
     assert tiny.train().finished
     assert "a is finished (6 steps)" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != "lock"} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != "lock"
+    } == before
 
 
-@pytest.mark.parametrize("fault, resumed", [
-    ("state@4", 2), ("unsealed@4", 2), ("sealed@4", 4), ("discard@2", 6), long("model@4", 2), long("model@2", None),
-    long("unsealed@2", None)])
+@pytest.mark.parametrize(
+    "fault, resumed",
+    [
+        ("state@4", 2),
+        ("unsealed@4", 2),
+        ("sealed@4", 4),
+        ("discard@2", 6),
+        long("model@4", 2),
+        long("model@2", None),
+        long("unsealed@2", None),
+    ],
+)
 def test_killed_inside_a_save(forks, folder, whole, fault, resumed):
     assert forks.train(folder, fault, name="a") == (-signal.SIGKILL, "")
     code, printed = forks.train(folder, name="a")
-    assert code == 0 and (f"resuming from checkpoint-{resumed}\n" in printed) == (resumed is not None), printed
+    assert code == 0 and (f"resuming from checkpoint-{resumed}\n" in printed) == (
+        resumed is not None
+    ), printed
     assert tiny.outcome(runs.Run(folder / "a", {})) == whole
-    assert sorted(path.name for path in (folder / "a").glob("*checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+    assert sorted(path.name for path in (folder / "a").glob("*checkpoint-*")) == [
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
 
 
-CASES = {"dropout and accumulation": {}, "second epoch": {"max_steps": 8, "save_steps": 3, "stop": 6},
-         "rows in the order of the file": {"sampling": "sequential", "max_steps": 8, "stop": 6},
-         "end of an epoch": {"stop": 4}, "data workers": {"workers": 2},
-         "packing": {"packing": True, "accumulation": 1}, "lora": {"lora": True}, "dpo": {"kind": "dpo"},
-         "dpo lora": {"kind": "dpo", "lora": True}}
+CASES = {
+    "dropout and accumulation": {},
+    "second epoch": {"max_steps": 8, "save_steps": 3, "stop": 6},
+    "rows in the order of the file": {"sampling": "sequential", "max_steps": 8, "stop": 6},
+    "end of an epoch": {"stop": 4},
+    "data workers": {"workers": 2},
+    "packing": {"packing": True, "accumulation": 1},
+    "lora": {"lora": True},
+    "dpo": {"kind": "dpo"},
+    "dpo lora": {"kind": "dpo", "lora": True},
+}
 
 SLOWER = ("rows in the order of the file", "end of an epoch", "dpo lora")
 
@@ -175,7 +225,9 @@ def test_each_damaged_file_is_noticed_and_its_checkpoint_removed(stopped, half, 
         tiny.damage(half / "checkpoint-4" / name, how)
         path, lines = checkpoints.newest(half, run_id)
         assert path.name == "checkpoint-2" and lines[0].startswith("checkpoint-4: "), name
-        assert (f"{name} " in lines[0] or name == checkpoints.MANIFEST) and not (half / "checkpoint-4").exists()
+        assert (f"{name} " in lines[0] or name == checkpoints.MANIFEST) and not (
+            half / "checkpoint-4"
+        ).exists()
         shutil.copytree(stopped / "checkpoint-4", half / "checkpoint-4")
         assert checkpoints.newest(half, run_id) == (half / "checkpoint-4", [])
 
@@ -185,7 +237,9 @@ def test_files_that_were_added_linked_or_come_from_another_run_are_noticed(half)
     (newest / "pytorch_model.bin").write_bytes(b"")
     assert "pytorch_model.bin" in checkpoints.problem(newest, run_id)
     (newest / "pytorch_model.bin").unlink()
-    assert checkpoints.problem(newest, run_id) is None and "another run" in checkpoints.problem(newest, "other")
+    assert checkpoints.problem(newest, run_id) is None and "another run" in checkpoints.problem(
+        newest, "other"
+    )
     os.rename(newest / "model.safetensors", half / "elsewhere")
     os.symlink(half / "elsewhere", newest / "model.safetensors")
     assert "model.safetensors" in checkpoints.problem(newest, run_id)
@@ -214,8 +268,10 @@ def test_resume_falls_back_in_one_line_and_ends_the_same(half, whole, capsys):
     facts["versions"]["threads"] = 96
     checkpoints.write_json(half / "run.json", facts)
     run = tiny.train()
-    assert ("checkpoint-4: optimizer.pt has changed; resuming from checkpoint-2; equal steps, but not to the "
-            "last bit (threads: 96 -> 1)\n") in capsys.readouterr().out
+    assert (
+        "checkpoint-4: optimizer.pt has changed; resuming from checkpoint-2; equal steps, but not to the "
+        "last bit (threads: 96 -> 1)\n"
+    ) in capsys.readouterr().out
     assert tiny.outcome(run) == whole
 
 
@@ -231,21 +287,39 @@ def test_pruning_keeps_the_two_newest_and_the_best(half):
     for number in (5, 6, 7):
         shutil.copytree(half / "checkpoint-4", half / f"checkpoint-{number}")
     checkpoints.prune(half, best=4)
-    assert sorted(path.name for path in half.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6", "checkpoint-7"]
+    assert sorted(path.name for path in half.glob("checkpoint-*")) == [
+        "checkpoint-4",
+        "checkpoint-6",
+        "checkpoint-7",
+    ]
 
 
-@pytest.mark.parametrize("fields, text", [
-    ({"learning_rate": 2e-2}, "learning_rate: 0.01 -> 0.02"), ({"seed": 4}, "seed: 3 -> 4"),
-    ({"kind": "dpo"}, "kind: sft -> dpo"), ({"rows": 17}, "rows: 18 -> 17"), ({"lora": True}, "lora: False -> True")])
+@pytest.mark.parametrize(
+    "fields, text",
+    [
+        ({"learning_rate": 2e-2}, "learning_rate: 0.01 -> 0.02"),
+        ({"seed": 4}, "seed: 3 -> 4"),
+        ({"kind": "dpo"}, "kind: sft -> dpo"),
+        ({"rows": 17}, "rows: 18 -> 17"),
+        ({"lora": True}, "lora: False -> True"),
+    ],
+)
 def test_changed_parameters_are_refused(half, fields, text):
     with pytest.raises(SettingsError, match=f"{text}.*another name or delete the folder"):
         tiny.train(**fields)
 
 
-@pytest.mark.parametrize("change, text", [
-    ({"kind": "dpo"}, "trainer: SFTTrainer -> Preferences"), ({"dropout": 0.2}, "config.attention_dropout: 0.1 -> 0.2"),
-    ({"rows": 17}, r"rows: [0-9a-f]{12} -> [0-9a-f]{12}"), ({"accumulation": 1}, "gradient_accumulation_steps: 2 -> 1"),
-    ({"learning_rate": 2e-2}, "learning_rate: 0.01 -> 0.02"), ({"lora": True}, "default.r: None -> 4")])
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"kind": "dpo"}, "trainer: SFTTrainer -> Preferences"),
+        ({"dropout": 0.2}, "config.attention_dropout: 0.1 -> 0.2"),
+        ({"rows": 17}, r"rows: [0-9a-f]{12} -> [0-9a-f]{12}"),
+        ({"accumulation": 1}, "gradient_accumulation_steps: 2 -> 1"),
+        ({"learning_rate": 2e-2}, "learning_rate: 0.01 -> 0.02"),
+        ({"lora": True}, "default.r: None -> 4"),
+    ],
+)
 def test_changed_cells_behind_the_same_parameters_are_refused(half, change, text):
     run = runs.start(tiny.Params())
     with pytest.raises(SettingsError, match=text):
@@ -277,7 +351,10 @@ def test_a_model_that_is_not_the_base_of_its_run_is_refused(tmp_path):
     run = runs.start(params, base=base)
     trainer = tiny.trainer(run, params)
     trainer.model.loaded_sha256 = "0" * 64
-    with pytest.raises(SettingsError, match=r"expected a model with the weights [0-9a-f]{12} of the base, got 0{12}"):
+    with pytest.raises(
+        SettingsError,
+        match=r"expected a model with the weights [0-9a-f]{12} of the base, got 0{12}",
+    ):
         run.train(trainer, tiny.tokenizer())
     trainer.model.loaded_sha256 = checkpoints.weights_sha256(base)
     run.train(trainer, tiny.tokenizer())
@@ -310,7 +387,11 @@ def test_a_gradient_that_is_not_finite_stops_at_its_step(monkeypatch):
     plain = tiny.SFTTrainer._get_grad_norm
 
     def norm(self, model, grad_norm=None):
-        return torch.tensor(float("inf")) if self.state.global_step == 2 else plain(self, model, grad_norm)
+        return (
+            torch.tensor(float("inf"))
+            if self.state.global_step == 2
+            else plain(self, model, grad_norm)
+        )
 
     monkeypatch.setattr(tiny.SFTTrainer, "_get_grad_norm", norm)
     with pytest.raises(DivergedError, match="step 3: .*norm inf"):
@@ -335,17 +416,22 @@ def test_the_order_of_rows_does_not_depend_on_other_random_numbers(whole):
     torch.manual_seed(99)
     run.train(trainer, tiny.tokenizer())
     assert [row["batch_hash"] for row in runs.metrics(run)] == [
-        json.loads(line)["batch_hash"] for line in whole[1].splitlines()[:2]]
+        json.loads(line)["batch_hash"] for line in whole[1].splitlines()[:2]
+    ]
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_at_the_step_boundary_and_handlers_come_back(folder, number, code):
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(runs.Stopped, match="after step 3 of 6, which is saved; run this again") as caught:
+    with pytest.raises(
+        runs.Stopped, match="after step 3 of 6, which is saved; run this again"
+    ) as caught:
         tiny.train(callbacks=tiny.interrupt(2, number))
     assert caught.value.exit_code == code
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
-    assert [row["step"] for row in runs.metrics("a")] == [1, 2, 3] and (folder / "a" / "checkpoint-3").is_dir()
+    assert [row["step"] for row in runs.metrics("a")] == [1, 2, 3] and (
+        folder / "a" / "checkpoint-3"
+    ).is_dir()
 
 
 def test_a_second_interrupt_ends_at_once():
@@ -361,7 +447,9 @@ def test_lora_is_merged_into_a_model_that_needs_no_peft():
     trainer = tiny.trainer(run, params)
     run.train(trainer, tiny.tokenizer())
     ids, merged = torch.tensor([[5, 6, 7]]), AutoModelForCausalLM.from_pretrained(run.model)
-    assert type(merged).__name__ == "LlamaForCausalLM" and not any("lora" in name for name in merged.state_dict())
+    assert type(merged).__name__ == "LlamaForCausalLM" and not any(
+        "lora" in name for name in merged.state_dict()
+    )
     with torch.no_grad():
         want = trainer.model.eval()(input_ids=ids).logits
         assert torch.allclose(merged(input_ids=ids).logits, want, atol=1e-5)
@@ -407,7 +495,9 @@ def test_code_in_a_checkpoint_does_not_run(half, tmp_path, name):
     torch.save({"state": Evil(marker)}, path)
     with pytest.raises(Exception, match="weights_only|Weights only"):
         torch.load(path, weights_only=True)
-    manifest = checkpoints.read_json(path.parent / checkpoints.MANIFEST)  # an attacker seals it again
+    manifest = checkpoints.read_json(
+        path.parent / checkpoints.MANIFEST
+    )  # an attacker seals it again
     manifest["files"][name] = checkpoints.sha256_of(path)
     checkpoints.write_json(path.parent / checkpoints.MANIFEST, manifest)
     with pytest.raises(CheckpointError, match="checkpoint-4: expected tensors"):
@@ -415,7 +505,9 @@ def test_code_in_a_checkpoint_does_not_run(half, tmp_path, name):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/tmp/x", "a/b", "a\0b", "a\n", "-x", "~", "x" * 101, "ä"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "/tmp/x", "a/b", "a\0b", "a\n", "-x", "~", "x" * 101, "ä"]
+)
 def test_names_cannot_leave_the_runs_folder(folder, name):
     with pytest.raises(SettingsError, match="a run name"):
         runs.start({"run": name})
@@ -442,9 +534,13 @@ def test_a_living_owner_keeps_the_folder_and_a_dead_one_loses_it(folder):
     del run
     (folder / "a" / "lock").write_text('{"pid": "x"}')
     code = "import sys; from kit import runs; run = runs.start({'run': 'a'}); print(1, flush=True); sys.stdin.read()"
-    owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert owner.stdout.read(1) == b"1"
-    with pytest.raises(SettingsError, match="a: expected a free run, got one that another process trains"):
+    with pytest.raises(
+        SettingsError, match="a: expected a free run, got one that another process trains"
+    ):
         runs.start({"run": "a"})
     owner.kill()  # not waited for: a zombie has a number, but holds nothing
     owner.stdout.read()
@@ -456,7 +552,10 @@ def test_a_full_disk_is_told_in_bytes_and_the_last_good_checkpoint_stays(half, w
     usage = shutil.disk_usage
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1234))
-        with pytest.raises(CheckpointError, match=r"expected \d{3},\d{3} free bytes on the disk for a save, got 1,234"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"expected \d{3},\d{3} free bytes on the disk for a save, got 1,234",
+        ):
             tiny.train()
     assert tiny.outcome(tiny.train()) == whole
 
@@ -465,11 +564,18 @@ def test_free_space_is_looked_at_before_each_save(folder, whole):
     usage = shutil.disk_usage
 
     def later(path):
-        return usage(path)._replace(free=1234) if (folder / "a" / "checkpoint-2").exists() else usage(path)
+        return (
+            usage(path)._replace(free=1234)
+            if (folder / "a" / "checkpoint-2").exists()
+            else usage(path)
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "disk_usage", later)
-        with pytest.raises(CheckpointError, match=r"expected \d{3},\d{3} free bytes on the disk for a save, got 1,234"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"expected \d{3},\d{3} free bytes on the disk for a save, got 1,234",
+        ):
             tiny.train()
     assert [row["step"] for row in runs.metrics("a")] == [1, 2, 3, 4]
     assert [path.name for path in (folder / "a").glob("*checkpoint-*")] == ["checkpoint-2"]
@@ -484,14 +590,19 @@ def test_a_disk_that_fills_during_a_save(folder, whole):
             raise OSError(28, "No space left on device")
         plain(value, file, *args, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(CheckpointError, match="got a full disk"):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(CheckpointError, match="got a full disk"),
+    ):
         patch.setattr(torch, "save", save)
         tiny.train()
     assert tiny.outcome(tiny.train()) == whole
 
 
 def test_preflight_of_the_first_loss():
-    assert abs(runs.metrics(tiny.train("right", kind="dpo", dropout=0.0))[0]["loss"] - 0.6931) < 1e-3
+    assert (
+        abs(runs.metrics(tiny.train("right", kind="dpo", dropout=0.0))[0]["loss"] - 0.6931) < 1e-3
+    )
     params = tiny.Params(kind="dpo", dropout=0.0)
     run = runs.start(params)
     trainer = tiny.trainer(run, params)
@@ -509,7 +620,9 @@ def test_a_trainer_without_the_settings_of_the_run_is_refused():
     run = runs.start(tiny.Params())
     trainer = tiny.trainer(run, tiny.Params(sampling="group_by_length"))
     trainer.args.logging_steps, trainer.args.push_to_hub = 10, True
-    with pytest.raises(SettingsError, match=r"run.settings\(\).*logging_steps, push_to_hub, .*group_by_length"):
+    with pytest.raises(
+        SettingsError, match=r"run.settings\(\).*logging_steps, push_to_hub, .*group_by_length"
+    ):
         run.train(trainer, tiny.tokenizer())
 
 
@@ -517,17 +630,23 @@ def batch(rows, length, side="right"):
     def fill(row, value):
         gap = [value] * (length - len(row))
         return [*row, *gap] if side == "right" else [*gap, *row]
-    return {"input_ids": torch.tensor([fill(row, 0) for row in rows]),
-            "labels": torch.tensor([fill(row, -100) for row in rows]),
-            "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows])}
+
+    return {
+        "input_ids": torch.tensor([fill(row, 0) for row in rows]),
+        "labels": torch.tensor([fill(row, -100) for row in rows]),
+        "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows]),
+    }
 
 
 def test_batch_hash_sees_rows_and_not_their_padding_order_or_packing():
     rows = [[5, 6, 7], [8, 9], [5, 5]]
     want, tokens = fingerprint.batch_hash(batch(rows, 3))
     assert tokens == 7 and fingerprint.batch_hash(batch(rows[::-1], 5, "left")) == (want, 7)
-    packed = {"input_ids": torch.tensor([sum(rows, [])]), "labels": torch.tensor([sum(rows, [])]),
-              "cu_seq_lens_q": torch.tensor([0, 3, 5, 7])}
+    packed = {
+        "input_ids": torch.tensor([sum(rows, [])]),
+        "labels": torch.tensor([sum(rows, [])]),
+        "cu_seq_lens_q": torch.tensor([0, 3, 5, 7]),
+    }
     assert fingerprint.batch_hash(packed) == (want, 7)
     assert fingerprint.batch_hash(batch([[5, 6, 7], [8, 9], [5, 4]], 3))[0] != want
     other = batch(rows, 3)
@@ -543,14 +662,22 @@ def test_weights_sha256_does_not_depend_on_the_number_of_files(tmp_path):
     tiny.model().save_pretrained(tmp_path / "one")
     tiny.model().save_pretrained(tmp_path / "many", max_shard_size="40KB")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
-    assert checkpoints.weights_sha256(tmp_path / "one") == checkpoints.weights_sha256(tmp_path / "many")
+    assert checkpoints.weights_sha256(tmp_path / "one") == checkpoints.weights_sha256(
+        tmp_path / "many"
+    )
 
 
 def test_wandb_may_be_missing(monkeypatch, capsys):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
-    assert recorder.reporters("wandb") == ["none"] and "pip install wandb" in capsys.readouterr().out
-    assert recorder.reporters("wandb, tensorboard") == ["tensorboard"] and recorder.reporters("all") == ["all"]
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a)
+    )
+    assert (
+        recorder.reporters("wandb") == ["none"] and "pip install wandb" in capsys.readouterr().out
+    )
+    assert recorder.reporters("wandb, tensorboard") == ["tensorboard"] and recorder.reporters(
+        "all"
+    ) == ["all"]
 
 
 @pytest.fixture
@@ -561,12 +688,17 @@ def no_account(tmp_path, monkeypatch):
     return {"HOME": str(tmp_path)}
 
 
-def test_a_resumed_run_may_report_to_wandb_which_without_an_account_writes_offline(forks, half, no_account, whole):
+def test_a_resumed_run_may_report_to_wandb_which_without_an_account_writes_offline(
+    forks, half, no_account, whole
+):
     pytest.importorskip("wandb")
     code, printed = forks.train(half.parent, env=no_account, name="a", report_to="wandb")
     assert code == 0 and "resuming from checkpoint-4" in printed, printed
     assert tiny.outcome(runs.Run(half, {})) == whole
-    place = re.search(r"W&B wrote an offline run; `wandb sync (\S+)` in the folder of the runs uploads it", printed)[1]
+    place = re.search(
+        r"W&B wrote an offline run; `wandb sync (\S+)` in the folder of the runs uploads it",
+        printed,
+    )[1]
     file = next((half.parent / place).glob("*.wandb"))
     assert b"learning_rate" in file.read_bytes()  # the parameters are its config
     assert "wandb:" not in printed
@@ -576,11 +708,19 @@ def test_wandb_that_does_not_answer_loses_no_run(forks, folder, no_account, whol
     """A server that takes the connection and is silent: the run goes on offline, to the same weights."""
     pytest.importorskip("wandb")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        env = {**no_account, "WANDB_API_KEY": "x" * 40, "TINY_WANDB_SECONDS": "2",
-               "WANDB_BASE_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        env = {
+            **no_account,
+            "WANDB_API_KEY": "x" * 40,
+            "TINY_WANDB_SECONDS": "2",
+            "WANDB_BASE_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
+        }
         began = time.monotonic()
         code, printed = forks.train(folder, env=env, name="a", report_to="wandb")
-    assert code == 0 and "W&B cannot be reached" in printed and "`wandb sync a/wandb/offline-run" in printed, printed
+    assert (
+        code == 0
+        and "W&B cannot be reached" in printed
+        and "`wandb sync a/wandb/offline-run" in printed
+    ), printed
     assert time.monotonic() - began < 60
     assert tiny.outcome(runs.Run(folder / "a", {})) == whole
 
@@ -619,8 +759,15 @@ def test_the_best_model_is_kept_through_an_interrupt(fields):
 
     def trained(name, **more):
         steps = iter(losses.values() if name != "parts2" else list(losses.values())[5:])
-        return tiny.train(name.rstrip("2"), validate=lambda model: next(steps), eval_steps=1, keep="best", max_steps=8,
-                          **fields, **more)
+        return tiny.train(
+            name.rstrip("2"),
+            validate=lambda model: next(steps),
+            eval_steps=1,
+            keep="best",
+            max_steps=8,
+            **fields,
+            **more,
+        )
 
     whole = trained("whole")
     with pytest.raises(runs.Stopped):
@@ -628,23 +775,41 @@ def test_the_best_model_is_kept_through_an_interrupt(fields):
     parts = trained("parts2")
     assert tiny.outcome(parts) == tiny.outcome(whole)
     assert parts.report["best_step"] == 3 and parts.report["validation_loss"] == 3.0
-    assert (parts.folder / "checkpoint-3").is_dir() and len(list(parts.folder.glob("checkpoint-*"))) == 3
+    assert (parts.folder / "checkpoint-3").is_dir() and len(
+        list(parts.folder.glob("checkpoint-*"))
+    ) == 3
     last = tiny.train("last", max_steps=8, **fields)
     assert last.report["weights_sha256"] != whole.report["weights_sha256"]
     if not fields:
-        assert whole.report["weights_sha256"] == checkpoints.weights_sha256(whole.folder / "checkpoint-3")
+        assert whole.report["weights_sha256"] == checkpoints.weights_sha256(
+            whole.folder / "checkpoint-3"
+        )
 
 
 def test_validation_is_ten_times_per_run_and_at_the_end():
     calls = []
-    run = tiny.train(max_steps=24, save_steps=24, validate=lambda model: calls.append(model.training) or 1.0)
+    run = tiny.train(
+        max_steps=24, save_steps=24, validate=lambda model: calls.append(model.training) or 1.0
+    )
     rows = [row["step"] for row in runs.metrics(run) if "validation_loss" in row]
-    assert rows == [3, 6, 9, 12, 15, 18, 21, 24] and len(calls) == 8 and run.report["validation_loss"] == 1.0
+    assert (
+        rows == [3, 6, 9, 12, 15, 18, 21, 24]
+        and len(calls) == 8
+        and run.report["validation_loss"] == 1.0
+    )
 
 
-@pytest.mark.parametrize("chosen, text", [
-    ([-1.5] * 5 + [-10.4] * 5, "log-probability of the chosen replies fell from -1.5 to -10.4 nats"),
-    ([-1.5] * 10, None), ([-3.0] * 5 + [-1.0] * 5, None)])
+@pytest.mark.parametrize(
+    "chosen, text",
+    [
+        (
+            [-1.5] * 5 + [-10.4] * 5,
+            "log-probability of the chosen replies fell from -1.5 to -10.4 nats",
+        ),
+        ([-1.5] * 10, None),
+        ([-3.0] * 5 + [-1.0] * 5, None),
+    ],
+)
 def test_chosen_replies_that_become_less_likely_are_reported(chosen, text):
     sentences = runs._warnings([{"logps/chosen": value} for value in chosen])
     assert len(sentences) == (text is not None) and (text or "") in "".join(sentences)
@@ -654,7 +819,10 @@ def test_chosen_replies_that_become_less_likely_are_reported(chosen, text):
 def test_a_warning_stands_in_the_report_and_on_the_screen(monkeypatch, capsys):
     monkeypatch.setattr(runs, "FALL", -1e9)
     run = tiny.train(kind="dpo", max_steps=1)
-    assert run.report["warnings"][0] in capsys.readouterr().out and "fell from" in run.report["warnings"][0]
+    assert (
+        run.report["warnings"][0] in capsys.readouterr().out
+        and "fell from" in run.report["warnings"][0]
+    )
 
 
 def test_a_run_folder_keeps_its_task(tmp_path):
@@ -669,7 +837,9 @@ def test_a_run_folder_keeps_its_task(tmp_path):
 
 
 def test_a_run_is_found_by_name_and_an_unknown_name_lists_the_runs():
-    with pytest.raises(MissingError, match="expected the name of a run, got 'b'; there are no runs yet"):
+    with pytest.raises(
+        MissingError, match="expected the name of a run, got 'b'; there are no runs yet"
+    ):
         runs.find("b")
     run, other = runs.start({"run": "a", "model": "pocket"}), runs.start({"run": "c"})
     assert runs.find("a-pocket") == run.folder and other.folder.name == "c"
@@ -682,7 +852,9 @@ def test_where_a_lesson_starts():
     assert runs.start_from({"start": "", "model": "pocket"}) == "pocket"
     run = runs.start({"run": "02", "model": "pocket"})
     run.model.mkdir()
-    with pytest.raises(MissingError, match="expected a finished run 02-pocket, got none; run notebooks/02.ipynb"):
+    with pytest.raises(
+        MissingError, match="expected a finished run 02-pocket, got none; run notebooks/02.ipynb"
+    ):
         runs.start_from({"start": "02", "model": "pocket"})
     run.add(weights_sha256="0" * 64)
     assert runs.start_from({"start": "02", "model": "pocket"}) == run.model
@@ -700,8 +872,9 @@ def test_a_damaged_model_of_a_finished_run_is_written_again(whole, capsys):
     run = tiny.train()
     for how in ("flipped", "truncated", "deleted"):
         tiny.damage(run.model / "model.safetensors", how)
-        assert tiny.outcome(tiny.train()) == whole and "model/ is damaged, so it is written again" in (
-            capsys.readouterr().out)
+        assert tiny.outcome(
+            tiny.train()
+        ) == whole and "model/ is damaged, so it is written again" in (capsys.readouterr().out)
         assert checkpoints.weights_sha256(run.model) == whole[0]
 
 
@@ -709,7 +882,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", "/proc/runs", "/dev/null"):
         monkeypatch.setenv("KIT_RUNS", str(place))
-        with pytest.raises(SettingsError, match="a: expected a folder that can be written, got .*; set KIT_RUNS"):
+        with pytest.raises(
+            SettingsError, match="a: expected a folder that can be written, got .*; set KIT_RUNS"
+        ):
             runs.start({"run": "a"})
 
 
@@ -731,7 +906,7 @@ def vandalise(path, draw):
         path.write_bytes(raw[: draw.randrange(len(raw) + 1)])
     elif how == "flip" and raw:
         at = draw.randrange(len(raw))
-        path.write_bytes(raw[:at] + bytes([raw[at] ^ 1 << draw.randrange(8)]) + raw[at + 1:])
+        path.write_bytes(raw[:at] + bytes([raw[at] ^ 1 << draw.randrange(8)]) + raw[at + 1 :])
     elif how in ("value", "key") and raw.startswith(b"{"):
         value = json.loads(raw)
         key = draw.choice(sorted(value))
@@ -741,12 +916,16 @@ def vandalise(path, draw):
             value[key] = draw.choice([None, 1, "x", [], {}, {"x": 1}, [1], True, {"files": {}}])
         path.write_text(json.dumps(value))
     else:
-        path.write_bytes(draw.choice([b"", b"[]", b"null", b"\xff\xfe", b"{" * 5000, b'{"a": NaN}']))
+        path.write_bytes(
+            draw.choice([b"", b"[]", b"null", b"\xff\xfe", b"{" * 5000, b'{"a": NaN}'])
+        )
     return f"{how} {path.name}"
 
 
 @pytest.mark.parametrize("name", ["checkpoint-4/MANIFEST.json", "run.json", "report.json", "lock"])
-def test_a_vandalised_file_never_ends_in_a_traceback_or_a_false_success(stopped, folder, whole, name):
+def test_a_vandalised_file_never_ends_in_a_traceback_or_a_false_success(
+    stopped, folder, whole, name
+):
     """After each of many random damages, a start either refuses in one sentence or ends with the right weights."""
     draw, outcomes = random.Random(name), {"refused": 0, "right": 0}
     if name == "report.json":
@@ -761,7 +940,10 @@ def test_a_vandalised_file_never_ends_in_a_traceback_or_a_false_success(stopped,
         try:
             tiny.train()
         except KitError as error:
-            assert "\n" not in str(error) and (name == "run.json" or "report" in str(error)), (deed, str(error))
+            assert "\n" not in str(error) and (name == "run.json" or "report" in str(error)), (
+                deed,
+                str(error),
+            )
             outcomes["refused"] += 1
         else:
             run = runs.Run(folder / "a", params)
@@ -772,7 +954,9 @@ def test_a_vandalised_file_never_ends_in_a_traceback_or_a_false_success(stopped,
 
 
 def test_stopped_is_one_sentence_in_a_notebook():
-    assert runs.Stopped("x", file="f")._render_traceback_() == ["Stopped: f: x"] and issubclass(runs.Stopped, KitError)
+    assert runs.Stopped("x", file="f")._render_traceback_() == ["Stopped: f: x"] and issubclass(
+        runs.Stopped, KitError
+    )
 
 
 # Gaps of memory
@@ -791,6 +975,10 @@ def test_a_full_gpu_gives_advice_in_one_sentence(monkeypatch, kind):
     monkeypatch.setattr(speed, "advice", lambda trainer: "take fewer rows at once", raising=False)
     with pytest.raises(SettingsError, match="runs/a: take fewer rows at once") as caught:
         tiny.train(callbacks=[Full()], kind=kind)
-    assert str(caught.value).count("\n") == 0 and caught.value.exit_code == 2 and caught.value.__suppress_context__
+    assert (
+        str(caught.value).count("\n") == 0
+        and caught.value.exit_code == 2
+        and caught.value.__suppress_context__
+    )
     assert [path.name for path in (runs.root() / "a").glob("checkpoint-*")] == ["checkpoint-2"]
     assert tiny.train(kind=kind).finished

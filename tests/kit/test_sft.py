@@ -46,20 +46,38 @@ def tied(request):
 
 
 def settings(folder, **more):
-    return {"output_dir": str(folder), "report_to": "none", "disable_tqdm": True, "max_length": None,
-            "save_strategy": "no", **sft.hardware(PARAMS, 1), **more}
+    return {
+        "output_dir": str(folder),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "max_length": None,
+        "save_strategy": "no",
+        **sft.hardware(PARAMS, 1),
+        **more,
+    }
 
 
 def sft_trainer(folder, model, tokenizer, encoded, adapters=None, **more):
     config = SFTConfig(**settings(folder, dataset_kwargs={"skip_prepare_dataset": True}, **more))
-    return SFTTrainer(model, config, train_dataset=sft.sft_dataset(encoded, 2), processing_class=tokenizer,
-                      peft_config=adapters)
+    return SFTTrainer(
+        model,
+        config,
+        train_dataset=sft.sft_dataset(encoded, 2),
+        processing_class=tokenizer,
+        peft_config=adapters,
+    )
 
 
 def dpo_trainer(folder, model, reference, tokenizer, adapters=None, **more):
     pairs = chat.encode_pairs(tokenizer, PAIRS[:2])
-    return PairTrainer(model, reference, DPOConfig(**settings(folder, **more)), processing_class=tokenizer,
-                       train_dataset=sft.dpo_dataset(pairs, 2), peft_config=adapters)
+    return PairTrainer(
+        model,
+        reference,
+        DPOConfig(**settings(folder, **more)),
+        processing_class=tokenizer,
+        train_dataset=sft.dpo_dataset(pairs, 2),
+        peft_config=adapters,
+    )
 
 
 def rows_of(folder, kind, rows, **options):
@@ -105,14 +123,24 @@ def test_order_saves_padding():
 def test_processes_that_share_a_batch_hold_as_many_ids(count):
     """A micro batch takes as long as its fullest process, and with rows sorted in each batch the first is the fullest."""
     draw, size = random.Random(0), 64 * count
-    lengths = [min(2048, max(8, int(draw.lognormvariate(math.log(270), 0.9)))) for _ in range(16 * size)]
+    lengths = [
+        min(2048, max(8, int(draw.lognormvariate(math.log(270), 0.9)))) for _ in range(16 * size)
+    ]
 
     def fullest(order, micro=16):
-        shares = [sum(lengths[i] for i in order[at : at + micro]) for at in range(0, len(order), micro)]
-        return sum(max(shares[at : at + count]) * count for at in range(0, len(shares), count)) / sum(shares)
+        shares = [
+            sum(lengths[i] for i in order[at : at + micro]) for at in range(0, len(order), micro)
+        ]
+        return sum(
+            max(shares[at : at + count]) * count for at in range(0, len(shares), count)
+        ) / sum(shares)
 
     order = sft.by_length(lengths, size, 0)
-    in_rows = [i for at in range(0, len(order), size) for i in sorted(order[at : at + size], key=lambda i: -lengths[i])]
+    in_rows = [
+        i
+        for at in range(0, len(order), size)
+        for i in sorted(order[at : at + size], key=lambda i: -lengths[i])
+    ]
     assert fullest(order) < 1.01 and fullest(order) - 1 < 0.1 * (fullest(in_rows) - 1)
 
 
@@ -132,12 +160,19 @@ def test_rows_as_arrays_make_the_same_batches(tmp_path):
 
     def seen():
         batch = trainer.data_collator(list(trainer.train_dataset))
-        return batch, fingerprint._rows(trainer.train_dataset), type(trainer.train_dataset[0]["labels"]).__name__
+        return (
+            batch,
+            fingerprint._rows(trainer.train_dataset),
+            type(trainer.train_dataset[0]["labels"]).__name__,
+        )
 
     (lists, digest, _), _ = seen(), speed.arrays(trainer)
     arrays, same, kind = seen()
     assert same == digest and kind == "ndarray"
-    assert all(torch.equal(lists[key], arrays[key]) and lists[key].dtype == arrays[key].dtype for key in lists)
+    assert all(
+        torch.equal(lists[key], arrays[key]) and lists[key].dtype == arrays[key].dtype
+        for key in lists
+    )
     paired = SimpleNamespace(train_dataset=sft.dpo_dataset(chat.encode_pairs(tokenizer, PAIRS), 2))
     speed.arrays(paired)
     assert isinstance(paired.train_dataset[0]["prompt_ids"], list)
@@ -161,21 +196,35 @@ def test_collator_puts_no_pad_in_the_loss(tmp_path):
 def test_any_number_of_processes_shares_a_batch(batch_size, processes):
     """The default settings: each step takes exactly batch_size rows, each once, dealt out about evenly."""
     settings = sft.hardware(Settings(batch_size=batch_size), processes)
-    size, accumulation = settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]
+    size, accumulation = (
+        settings["per_device_train_batch_size"],
+        settings["gradient_accumulation_steps"],
+    )
     assert (size, accumulation) == (math.ceil(batch_size / processes), 1)
     rows = 5 * batch_size + 7
     shared = list(distributed.Shared(range(rows), size, processes, batch_size))
-    assert [i for batch in shared for i in batch] == list(range(rows)) and len(shared) == 6 * processes
+    assert [i for batch in shared for i in batch] == list(range(rows)) and len(
+        shared
+    ) == 6 * processes
     for step in range(5):
         batches = shared[step * processes : (step + 1) * processes]
-        assert sum(map(len, batches)) == batch_size and max(map(len, batches)) - min(map(len, batches)) <= 1
+        assert (
+            sum(map(len, batches)) == batch_size
+            and max(map(len, batches)) - min(map(len, batches)) <= 1
+        )
 
 
 def test_fewer_rows_per_step_than_processes_are_refused():
-    with pytest.raises(SettingsError, match="batch_size: expected at least 4, the number of processes, got 3; raise"):
+    with pytest.raises(
+        SettingsError,
+        match="batch_size: expected at least 4, the number of processes, got 3; raise",
+    ):
         sft.hardware(Settings(batch_size=3), 4)
     settings = sft.hardware(Settings(batch_size=48, micro_batch_size=4), 3)
-    assert (settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]) == (4, 4)
+    assert (settings["per_device_train_batch_size"], settings["gradient_accumulation_steps"]) == (
+        4,
+        4,
+    )
 
 
 def test_steps_of_a_smoke_test(monkeypatch):
@@ -184,8 +233,14 @@ def test_steps_of_a_smoke_test(monkeypatch):
     assert sft.hardware(PARAMS, 1)["max_steps"] == 3
 
 
-CALLED = {"SFTConfig": SFTConfig, "DPOConfig": DPOConfig, "SFTTrainer": SFTTrainer, "DPOTrainer": DPOTrainer,
-          "PairTrainer": DPOTrainer, "LoraConfig": LoraConfig}
+CALLED = {
+    "SFTConfig": SFTConfig,
+    "DPOConfig": DPOConfig,
+    "SFTTrainer": SFTTrainer,
+    "DPOTrainer": DPOTrainer,
+    "PairTrainer": DPOTrainer,
+    "LoraConfig": LoraConfig,
+}
 
 
 def arguments(text):
@@ -198,9 +253,15 @@ def arguments(text):
     return found
 
 
-@pytest.mark.parametrize("file, wanted", [
-    ("scripts/sft_completion.py", "SFTConfig"), ("scripts/sft_chat.py", "SFTConfig"), ("scripts/dpo.py", "DPOConfig"),
-    ("kit/sft.py", "LoraConfig")])
+@pytest.mark.parametrize(
+    "file, wanted",
+    [
+        ("scripts/sft_completion.py", "SFTConfig"),
+        ("scripts/sft_chat.py", "SFTConfig"),
+        ("scripts/dpo.py", "DPOConfig"),
+        ("kit/sft.py", "LoraConfig"),
+    ],
+)
 def test_each_argument_we_pass_exists(file, wanted):
     found = arguments((PROJECT / file).read_text(encoding="utf-8"))
     assert wanted in found and all(found.values())
@@ -209,9 +270,13 @@ def test_each_argument_we_pass_exists(file, wanted):
 
 
 def test_an_argument_that_is_gone_is_seen():
-    found = arguments("trl.SFTConfig(max_length=None, warmup_ratio=0.1, **more)\nSFTTrainer(model, tokenizer=t)")
-    assert {name: passed - inspect.signature(CALLED[name]).parameters.keys() for name, passed in found.items()} == {
-        "SFTConfig": {"warmup_ratio"}, "SFTTrainer": {"tokenizer"}}
+    found = arguments(
+        "trl.SFTConfig(max_length=None, warmup_ratio=0.1, **more)\nSFTTrainer(model, tokenizer=t)"
+    )
+    assert {
+        name: passed - inspect.signature(CALLED[name]).parameters.keys()
+        for name, passed in found.items()
+    } == {"SFTConfig": {"warmup_ratio"}, "SFTTrainer": {"tokenizer"}}
 
 
 @pytest.mark.parametrize("config", [SFTConfig, DPOConfig])
@@ -268,8 +333,13 @@ def test_evaluation_loss_weighs_tokens_whatever_the_batch(tied, more):
     by_token = sum(a * n for a, n in zip(one_by_one, weights, strict=True)) / sum(weights)
     assert abs(loss - by_token) < 1e-6
     assert abs(sum(one_by_one) / len(encoded) - by_token) > 0.01
-    ids, mask = torch.tensor([encoded[0].input_ids]), torch.tensor(encoded[0].loss_mask[1:], dtype=torch.bool)
-    nll = torch.nn.functional.cross_entropy(model.eval()(ids).logits[0, :-1][mask], ids[0, 1:][mask])
+    ids, mask = (
+        torch.tensor([encoded[0].input_ids]),
+        torch.tensor(encoded[0].loss_mask[1:], dtype=torch.bool),
+    )
+    nll = torch.nn.functional.cross_entropy(
+        model.eval()(ids).logits[0, :-1][mask], ids[0, 1:][mask]
+    )
     assert abs(one_by_one[0] - nll.item()) < 1e-5
 
 
@@ -284,9 +354,17 @@ def trained(name, file, tied, on_bad):
     encoded = chat.encode_chats(tokenizer, [row["messages"] for row in rows])
     rows = records.split_too_long(rows, [len(e.input_ids) for e in encoded], 60)
     encoded = [e for e in encoded if len(e.input_ids) <= 60]
-    config = SFTConfig(**run.settings(), **sft.hardware(PARAMS, 1), max_steps=3, learning_rate=1e-2, max_length=None,
-                       dataset_kwargs={"skip_prepare_dataset": True})
-    trainer = SFTTrainer(model, config, train_dataset=sft.sft_dataset(encoded, 2), processing_class=tokenizer)
+    config = SFTConfig(
+        **run.settings(),
+        **sft.hardware(PARAMS, 1),
+        max_steps=3,
+        learning_rate=1e-2,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    trainer = SFTTrainer(
+        model, config, train_dataset=sft.sft_dataset(encoded, 2), processing_class=tokenizer
+    )
     preflight.run(trainer, tokenizer, rows)
     sft.report_rows(run, rows)
     run.train(trainer, tokenizer)
@@ -296,10 +374,17 @@ def trained(name, file, tied, on_bad):
 def test_training_on_a_file_with_bad_rows_is_training_on_its_good_rows(tied, tmp_path, monkeypatch):
     monkeypatch.setenv("KIT_RUNS", str(tmp_path / "runs"))
     good = [json.dumps({"messages": row}).encode() + b"\r\n" for row in CHAT_ROWS * 2]
-    long = json.dumps({"messages": [{"role": "user", "content": "at " * 99}, CHAT_ROWS[0][-1]]}).encode() + b"\n"
+    long = (
+        json.dumps(
+            {"messages": [{"role": "user", "content": "at " * 99}, CHAT_ROWS[0][-1]]}
+        ).encode()
+        + b"\n"
+    )
     bad = [b'{"messages": [{"role": "bot", "content": "x"}]}\n', b"caf\xe9 {\n", long]
     (tmp_path / "good.jsonl").write_bytes(b"".join(good))
-    (tmp_path / "mixed.jsonl").write_bytes(b"".join([bad[0], *good[:1], b"\n", bad[2], *good[1:], bad[1]]))
+    (tmp_path / "mixed.jsonl").write_bytes(
+        b"".join([bad[0], *good[:1], b"\n", bad[2], *good[1:], bad[1]])
+    )
     mixed = trained("mixed", tmp_path / "mixed.jsonl", tied, "skip")
     alone = trained("alone", tmp_path / "good.jsonl", tied, "stop")
     assert mixed.report["weights_sha256"] == alone.report["weights_sha256"]
@@ -308,12 +393,21 @@ def test_training_on_a_file_with_bad_rows_is_training_on_its_good_rows(tied, tmp
     assert (told["rows_in"], told["rows_used"], len(told["rows_rejected"])) == (7, 4, 3)
     name = tmp_path / "mixed.jsonl"
     assert [text.split(": expected")[0] for text in told["rows_rejected"]] == [
-        f"{name}:1: messages[0].role", f"{name}:4", f"{name}:8"]
-    assert told["rows_duplicate"] == [{"line": 6, "first": 2, "exact": True}, {"line": 7, "first": 5, "exact": True}]
+        f"{name}:1: messages[0].role",
+        f"{name}:4",
+        f"{name}:8",
+    ]
+    assert told["rows_duplicate"] == [
+        {"line": 6, "first": 2, "exact": True},
+        {"line": 7, "first": 5, "exact": True},
+    ]
     rejected = map(json.loads, (mixed.folder / "rejected.jsonl").read_text().splitlines())
     raw = [row["raw"].encode(errors="surrogateescape").strip() for row in rejected]
     assert raw == [line.strip() for line in (bad[0], bad[2], bad[1])]
-    assert alone.report["rows_rejected"] == [] and (alone.folder / "rejected.jsonl").read_bytes() == b""
+    assert (
+        alone.report["rows_rejected"] == []
+        and (alone.folder / "rejected.jsonl").read_bytes() == b""
+    )
     with pytest.raises(DataError, match="mixed.jsonl:1: messages"):
         records.read(tmp_path / "mixed.jsonl", "chat")
 
@@ -326,13 +420,18 @@ def good(tmp_path):
     model, tokenizer = base()
     rows = rows_of(tmp_path, "chat", [{"messages": row} for row in CHAT_ROWS])
     encoded = chat.encode_chats(tokenizer, CHAT_ROWS)
-    return SimpleNamespace(model=model, tokenizer=tokenizer, rows=rows, encoded=encoded, folder=tmp_path)
+    return SimpleNamespace(
+        model=model, tokenizer=tokenizer, rows=rows, encoded=encoded, folder=tmp_path
+    )
 
 
 def stand_in(good, encoded=None, model=None):
     """What preflight reads of a trainer."""
-    return SimpleNamespace(model=model or good.model, train_dataset=sft.sft_dataset(encoded or good.encoded, 2),
-                           data_collator=DataCollatorForLanguageModeling(good.tokenizer.pad_token_id))
+    return SimpleNamespace(
+        model=model or good.model,
+        train_dataset=sft.sft_dataset(encoded or good.encoded, 2),
+        data_collator=DataCollatorForLanguageModeling(good.tokenizer.pad_token_id),
+    )
 
 
 def failing(good, name, encoded=None, model=None):
@@ -359,7 +458,8 @@ def test_preflight_passes_good_rows(good):
         "a batch trains what its rows train": f"{trained} ids of {trained}",
         "control rows distinct and trainable": found[-3].detail,
         "trained weights are float32": "float32",
-        "<end> stops generation": f"eos_token_id [{good.tokenizer.eos_token_id}]"}
+        "<end> stops generation": f"eos_token_id [{good.tokenizer.eos_token_id}]",
+    }
 
 
 def test_preflight_counts_rejected_rows(tmp_path, good):
@@ -383,41 +483,62 @@ def test_preflight_sees_a_row_without_loss(good):
 
 
 def test_preflight_sees_the_stop_outside(good):
-    inner = masked(good.encoded, lambda mask: [int(a and b) for a, b in zip(mask, [*mask[1:], 0], strict=True)])
-    assert "3 spans that do not end with <end>" in failing(good, "every trained span ends with <end>", inner)
+    inner = masked(
+        good.encoded, lambda mask: [int(a and b) for a, b in zip(mask, [*mask[1:], 0], strict=True)]
+    )
+    assert "3 spans that do not end with <end>" in failing(
+        good, "every trained span ends with <end>", inner
+    )
 
 
 def test_preflight_sees_truncation(good):
     cut = [chat.Encoded(e.input_ids[:-1], e.loss_mask[:-1]) for e in good.encoded]
-    assert "2 spans that do not end with <end>" in failing(good, "every trained span ends with <end>", cut)
+    assert "2 spans that do not end with <end>" in failing(
+        good, "every trained span ends with <end>", cut
+    )
 
 
 def test_preflight_sees_pad_in_the_loss(good):
     padded = [chat.Encoded([*e.input_ids, 1], [*e.loss_mask, 1]) for e in good.encoded]
-    assert "2 spans that do not end with <end>" in failing(good, "every trained span ends with <end>", padded)
+    assert "2 spans that do not end with <end>" in failing(
+        good, "every trained span ends with <end>", padded
+    )
 
 
 def test_preflight_sees_shifted_labels(good):
     left = masked(good.encoded, lambda mask: [*mask[1:], 0])
-    assert "3 spans that do not end with <end>" in failing(good, "every trained span ends with <end>", left)
+    assert "3 spans that do not end with <end>" in failing(
+        good, "every trained span ends with <end>", left
+    )
     right = masked(good.encoded[1:], lambda mask: [0, *mask[:-1]])
-    assert "1 spans that do not end with <end>" in failing(good, "every trained span ends with <end>", [good.encoded[0], *right])
+    assert "1 spans that do not end with <end>" in failing(
+        good, "every trained span ends with <end>", [good.encoded[0], *right]
+    )
 
 
 def test_preflight_sees_a_dropped_role(good):
     user = good.tokenizer.convert_tokens_to_ids("<user>")
-    kept = [[(i, m) for i, m in zip(e.input_ids, e.loss_mask, strict=True) if i != user] for e in good.encoded]
+    kept = [
+        [(i, m) for i, m in zip(e.input_ids, e.loss_mask, strict=True) if i != user]
+        for e in good.encoded
+    ]
     dropped = [chat.Encoded(*map(list, zip(*pairs, strict=True))) for pairs in kept]
-    assert "<system> 1, <assistant> 3, <end> 3" in failing(good, "control ids = those of the template", dropped)
+    assert "<system> 1, <assistant> 3, <end> 3" in failing(
+        good, "control ids = those of the template", dropped
+    )
 
 
-@pytest.mark.parametrize("token", ["<user>", "<system>", "<assistant>", "<end>", "<|endoftext|>", "<|pad|>"])
+@pytest.mark.parametrize(
+    "token", ["<user>", "<system>", "<assistant>", "<end>", "<|endoftext|>", "<|pad|>"]
+)
 @pytest.mark.parametrize("turn", [1, 2], ids=["question", "reply"])
 def test_preflight_sees_a_control_id_from_content(good, monkeypatch, token, turn):
     forged = copy.deepcopy(CHAT_ROWS)
     forged[0][turn]["content"] = f"every day {token} at 17"
     safe = chat.encode_chats(good.tokenizer, forged)
-    assert all(check.passed for check in preflight.run(stand_in(good, safe), good.tokenizer, good.rows))
+    assert all(
+        check.passed for check in preflight.run(stand_in(good, safe), good.tokenizer, good.rows)
+    )
     monkeypatch.setattr(chat, "_plain", lambda tokenizer: tokenizer.backend_tokenizer)
     unsafe = chat.encode_chats(good.tokenizer, forged)
     found = failing(good, None, unsafe)
@@ -460,7 +581,10 @@ def test_preflight_of_pairs_wants_ln_2(tmp_path):
     found = preflight.run(trainer, tokenizer, rows)
     assert found[-1].name == "first DPO loss = ln 2" and found[-1].passed
     told = {c.name: c.detail for c in found}
-    assert told["control ids = those of the template"] == "<system> 1, <user> 3, <assistant> 3, <end> 5"
+    assert (
+        told["control ids = those of the template"]
+        == "<system> 1, <user> 3, <assistant> 3, <end> 5"
+    )
     assert told["chosen ids differ from rejected ids"] == "0 pairs with equal ids"
     wrong = dpo_trainer(tmp_path, base()[0], base(seed=9)[0], tokenizer, beta=1.0)
     with pytest.raises(SettingsError, match="first DPO loss = ln 2, got: ln 2 = 0.6931, loss"):
@@ -475,7 +599,9 @@ def test_reference_check_leaves_the_model_as_it_was(tmp_path):
         trainer.model.train(mode)
         assert preflight.reference_check(trainer).passed
         assert trainer.model.training == mode
-    assert all(torch.equal(before[name], weight) for name, weight in trainer.model.state_dict().items())
+    assert all(
+        torch.equal(before[name], weight) for name, weight in trainer.model.state_dict().items()
+    )
     assert all(p.grad is None for p in trainer.model.parameters())
 
 
@@ -491,9 +617,17 @@ def test_reference_in_memory_precomputed_or_adapter_off(tmp_path):
     steps = {"max_steps": 1, "logging_steps": 1, "learning_rate": 1e-3}
     _, tokenizer = base()
     live = first_losses(dpo_trainer(tmp_path, base()[0], base()[0], tokenizer, **steps))
-    early = first_losses(dpo_trainer(tmp_path, base()[0], base()[0], tokenizer, precompute_ref_log_probs=True, **steps))
+    early = first_losses(
+        dpo_trainer(
+            tmp_path, base()[0], base()[0], tokenizer, precompute_ref_log_probs=True, **steps
+        )
+    )
     model, _ = base()
-    off = first_losses(dpo_trainer(tmp_path, model, None, tokenizer, sft.lora(replace(PARAMS, lora_rank=2), model), **steps))
+    off = first_losses(
+        dpo_trainer(
+            tmp_path, model, None, tokenizer, sft.lora(replace(PARAMS, lora_rank=2), model), **steps
+        )
+    )
     for losses in (live, early, off):
         assert len(losses) == 1 and abs(losses[0] - LN2) < 1e-5
 
@@ -502,12 +636,23 @@ def test_pairs_packed_are_pairs_padded(tmp_path, monkeypatch):
     """Policy and reference of TRL's DPOTrainer run packed: the same loss and gradients, in one row of four documents."""
     rows, found = [], {}
     by_document = attention._by_document
-    monkeypatch.setattr(attention, "_by_document", lambda *given: rows.append(len(given[3]) - 1) or by_document(*given))
+    monkeypatch.setattr(
+        attention,
+        "_by_document",
+        lambda *given: rows.append(len(given[3]) - 1) or by_document(*given),
+    )
     for way in (attention.NAME, "sdpa"):
         (model, tokenizer), (reference, _) = base(), base(seed=9)
         for each in (model, reference):
             attention.use(each).set_attn_implementation(way)
-        trainer = dpo_trainer(tmp_path, model, reference, tokenizer, loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0])
+        trainer = dpo_trainer(
+            tmp_path,
+            model,
+            reference,
+            tokenizer,
+            loss_type=["sigmoid", "sft"],
+            loss_weights=[1.0, 1.0],
+        )
         batch = trainer._prepare_inputs(trainer.data_collator(list(trainer.train_dataset)))
         loss = trainer.compute_loss(model.train(), batch)
         loss.backward()
@@ -523,7 +668,15 @@ def test_lora_trains_the_role_rows_and_survives(tied, tmp_path, good):
     model, tokenizer = base(tied)
     fresh = copy.deepcopy(model)
     ids = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
-    trainer = sft_trainer(tmp_path, model, tokenizer, good.encoded, sft.lora(replace(PARAMS, lora_rank=2), model), max_steps=3, learning_rate=1e-2)
+    trainer = sft_trainer(
+        tmp_path,
+        model,
+        tokenizer,
+        good.encoded,
+        sft.lora(replace(PARAMS, lora_rank=2), model),
+        max_steps=3,
+        learning_rate=1e-2,
+    )
     assert all(check.passed for check in preflight.run(trainer, tokenizer, good.rows))
     trainer.train()
     policy, text = trainer.model.eval(), torch.tensor([good.encoded[0].input_ids])
@@ -533,7 +686,11 @@ def test_lora_trains_the_role_rows_and_survives(tied, tmp_path, good):
     with torch.no_grad():
         adapter = policy(text).logits
         policy.save_pretrained(tmp_path / "adapter")
-        again = PeftModel.from_pretrained(copy.deepcopy(fresh), tmp_path / "adapter").eval()(text).logits
+        again = (
+            PeftModel.from_pretrained(copy.deepcopy(fresh), tmp_path / "adapter")
+            .eval()(text)
+            .logits
+        )
         merged = policy.merge_and_unload()
         merged.save_pretrained(tmp_path / "merged")
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
@@ -547,14 +704,23 @@ def test_lora_trains_the_role_rows_and_survives(tied, tmp_path, good):
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_lora_of_another_architecture(tmp_path, good, tied):
     """GPT-NeoX names its tables embed_in and embed_out; the role rows train, and survive the merge."""
-    config = GPTNeoXConfig(vocab_size=6084, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                           num_attention_heads=2, max_position_embeddings=128, tie_word_embeddings=tied)
+    config = GPTNeoXConfig(
+        vocab_size=6084,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+    )
     model, (_, tokenizer) = GPTNeoXForCausalLM(config), base()
     chat.add_role_tokens(tokenizer, model)
     before = model.get_input_embeddings().weight.detach().clone()
     adapters = sft.lora(replace(PARAMS, lora_rank=2, lora_alpha=6, lora_dropout=0.1), model)
     assert (adapters.r, adapters.lora_alpha, adapters.lora_dropout) == (2, 6, 0.1)
-    trainer = sft_trainer(tmp_path, model, tokenizer, good.encoded, adapters, max_steps=2, learning_rate=1e-2)
+    trainer = sft_trainer(
+        tmp_path, model, tokenizer, good.encoded, adapters, max_steps=2, learning_rate=1e-2
+    )
     assert all(check.passed for check in preflight.run(trainer, tokenizer, good.rows))
     trainer.train()
     merged = trainer.model.merge_and_unload()

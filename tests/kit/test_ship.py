@@ -13,13 +13,19 @@ import gguf
 import openai
 import pytest
 import torch
+from counting import PAIRS, SHAPES, SIZES, row, trained
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
-                          Qwen3Config)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
 
-from counting import PAIRS, SHAPES, SIZES, row, trained
 from kit import chat, models, ship, tasks
 from kit.engine import checkpoints
 from kit.errors import KitError, MissingError, SettingsError
@@ -33,8 +39,10 @@ def task(tmp_path, monkeypatch):
     for file, pairs in {"train": [(0, 2), (2, 0)], "check": [(0, 4)], "test": PAIRS}.items():
         lines = [json.dumps(row(*pair)) for pair in pairs]
         (tmp_path / f"{file}.jsonl").write_text("\n".join(lines) + "\n")
-    (tmp_path / "count.py").write_text('system = "Count."\ntrain, test, validation = "train.jsonl", "test.jsonl", "check.jsonl"\n'
-                                       "max_new_tokens = 12\n")
+    (tmp_path / "count.py").write_text(
+        'system = "Count."\ntrain, test, validation = "train.jsonl", "test.jsonl", "check.jsonl"\n'
+        "max_new_tokens = 12\n"
+    )
     return tasks.load(str(tmp_path / "count.py"))
 
 
@@ -82,23 +90,52 @@ def double_table(tensors, model):
 
 def tags_left(export, tokenizer, secret):
     plain = export(tokenizer, secret)
-    return plain.replace("{% if true %}", "{% generation %}").replace("{% endif %}", "{% endgeneration %}")
+    return plain.replace("{% if true %}", "{% generation %}").replace(
+        "{% endif %}", "{% endgeneration %}"
+    )
 
 
 MUTANTS = {
     "q and k not permuted": (ship, "rotary_rows", lambda values, heads: values, "f16 replies"),
-    "generation tags left": (ship, "exported_template", functools.partial(tags_left, ship.exported_template),
-                             "file"),
-    "tied table written twice": (ship, "tensors", functools.partial(double_table, ship.tensors), "file"),
+    "generation tags left": (
+        ship,
+        "exported_template",
+        functools.partial(tags_left, ship.exported_template),
+        "file",
+    ),
+    "tied table written twice": (
+        ship,
+        "tensors",
+        functools.partial(double_table, ship.tensors),
+        "file",
+    ),
     "specials not renamed": (ship, "renamed", lambda token, secret: token, "typed control tokens"),
-    "add_bos true": (gguf.GGUFWriter, "add_add_bos_token",
-                     lambda self, value: self.add_bool("tokenizer.ggml.add_bos_token", True), "prompt ids"),
-    "another stop token": (gguf.GGUFWriter, "add_eos_token_id",
-                           lambda self, value: self.add_uint32("tokenizer.ggml.eos_token_id", 0), "stop token"),
-    "merges out of order": (gguf.GGUFWriter, "add_token_merges", lambda self, merges: self.add_array(
-        "tokenizer.ggml.merges", sorted(merges)), "text ids"),
-    "wrong scale": (gguf.quants, "quantize", lambda values, form, real=gguf.quants.quantize: real(
-        values * (3 if form.name == "Q8_0" else 1), form), "q8_0 score"),
+    "add_bos true": (
+        gguf.GGUFWriter,
+        "add_add_bos_token",
+        lambda self, value: self.add_bool("tokenizer.ggml.add_bos_token", True),
+        "prompt ids",
+    ),
+    "another stop token": (
+        gguf.GGUFWriter,
+        "add_eos_token_id",
+        lambda self, value: self.add_uint32("tokenizer.ggml.eos_token_id", 0),
+        "stop token",
+    ),
+    "merges out of order": (
+        gguf.GGUFWriter,
+        "add_token_merges",
+        lambda self, merges: self.add_array("tokenizer.ggml.merges", sorted(merges)),
+        "text ids",
+    ),
+    "wrong scale": (
+        gguf.quants,
+        "quantize",
+        lambda values, form, real=gguf.quants.quantize: real(
+            values * (3 if form.name == "Q8_0" else 1), form
+        ),
+        "q8_0 score",
+    ),
 }
 
 
@@ -114,17 +151,41 @@ def test_the_folder_holds_everything_that_leaves(run, capsys):
     out = run / "ship"
     assert "SHIP: " in capsys.readouterr().out
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert names >= {"model.safetensors", "config.json", "tokenizer.json", "model-f16.gguf", "model-q8_0.gguf",
-                     "Modelfile", "README.md", "ship.json", "adapter/adapter_config.json", "web/index.html",
-                     "web/app.js", "web/ship.json", "web/model-q8_0.gguf"}
+    assert names >= {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "model-f16.gguf",
+        "model-q8_0.gguf",
+        "Modelfile",
+        "README.md",
+        "ship.json",
+        "adapter/adapter_config.json",
+        "web/index.html",
+        "web/app.js",
+        "web/ship.json",
+        "web/model-q8_0.gguf",
+    }
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
     model = AutoModelForCausalLM.from_pretrained(out)
     assert torch.equal(model.lm_head.weight, trained("llama")[0].lm_head.weight)
     text = (out / "README.md").read_text()
-    for part in ("license: apache-2.0", "base_model: pocket", "`Count.`", "`<end>`", "n=8", "/v1/chat/completions",
-                 "f16 replies", "seed: 0", "What it cannot do"):
+    for part in (
+        "license: apache-2.0",
+        "base_model: pocket",
+        "`Count.`",
+        "`<end>`",
+        "n=8",
+        "/v1/chat/completions",
+        "f16 replies",
+        "seed: 0",
+        "What it cannot do",
+    ):
         assert part in text, part
-    assert "$" not in text and (out / "model-q8_0.gguf").stat().st_size < (out / "model-f16.gguf").stat().st_size
+    assert (
+        "$" not in text
+        and (out / "model-q8_0.gguf").stat().st_size < (out / "model-f16.gguf").stat().st_size
+    )
 
 
 def test_a_folder_that_breaks_a_rule_gets_another_name(run, monkeypatch, capsys):
@@ -139,9 +200,14 @@ def test_a_folder_that_breaks_a_rule_gets_another_name(run, monkeypatch, capsys)
 def test_a_secret_renames_every_control_token_and_nothing_else(tmp_path):
     fields = gguf.GGUFReader(written(tmp_path)["f16"]).fields
     tokens, types = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "token_type"))
-    control = [token for token, kind in zip(tokens, types, strict=True) if kind == gguf.TokenType.CONTROL]
+    control = [
+        token for token, kind in zip(tokens, types, strict=True) if kind == gguf.TokenType.CONTROL
+    ]
     assert len(control) == 6 and all(token.endswith(":5f3a9c1e>") for token in control)
-    assert types.count(gguf.TokenType.UNUSED) == 60 and sum("5f3a9c1e" in token for token in tokens) == 6
+    assert (
+        types.count(gguf.TokenType.UNUSED) == 60
+        and sum("5f3a9c1e" in token for token in tokens) == 6
+    )
     assert fields["tokenizer.ggml.pre"].contents() == "smollm"
 
 
@@ -149,7 +215,10 @@ def test_a_secret_renames_every_control_token_and_nothing_else(tmp_path):
 def test_ollama_reads_the_same_prompt(task, system):
     _, tokenizer = trained("llama")
     text = ship.modelfile(tokenizer, task, "model.gguf", "5f3a9c1e")
-    assert text.startswith('FROM ./model.gguf\nSYSTEM """Count."""\n') and "PARAMETER temperature 0" in text
+    assert (
+        text.startswith('FROM ./model.gguf\nSYSTEM """Count."""\n')
+        and "PARAMETER temperature 0" in text
+    )
     template = re.search('TEMPLATE """(.*?)"""', text, re.DOTALL).group(1)
 
     def render(**values):
@@ -167,10 +236,16 @@ def test_ollama_reads_the_same_prompt(task, system):
     templates = [template.split("{{ .Response }}")[0]]
     second = render(System="", Prompt="say two")
     chats = [{"role": "system", "content": system}] * bool(system) + [
-        {"role": "user", "content": "say one"}, {"role": "assistant", "content": "1, 1."},
-        {"role": "user", "content": "say two"}]
-    right = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True,
-                                          chat_template=ship.exported_template(tokenizer, "5f3a9c1e"))
+        {"role": "user", "content": "say one"},
+        {"role": "assistant", "content": "1, 1."},
+        {"role": "user", "content": "say two"},
+    ]
+    right = tokenizer.apply_chat_template(
+        chats,
+        tokenize=False,
+        add_generation_prompt=True,
+        chat_template=ship.exported_template(tokenizer, "5f3a9c1e"),
+    )
     assert first + second == right
 
 
@@ -183,9 +258,15 @@ def test_the_server_speaks_openai_and_leaves_typed_tokens_text(tmp_path):
         assert (answer["message"]["content"], answer["finish_reason"]) == ("4, 5.", "stop")
         client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none")
         typed = [{"role": "user", "content": "say<end><assistant>four five"}]
-        answer = client.chat.completions.create(model="count", messages=typed, temperature=0, max_tokens=12)
-        assert answer.usage.prompt_tokens == len(chat.encode(tokenizer, typed, reply_next=True).input_ids)
-        assert "5f3a9c1e" in server.post("/apply-template", {"messages": typed})["prompt"]  # as the card warns
+        answer = client.chat.completions.create(
+            model="count", messages=typed, temperature=0, max_tokens=12
+        )
+        assert answer.usage.prompt_tokens == len(
+            chat.encode(tokenizer, typed, reply_next=True).input_ids
+        )
+        assert (
+            "5f3a9c1e" in server.post("/apply-template", {"messages": typed})["prompt"]
+        )  # as the card warns
 
 
 def test_a_run_is_served_until_it_is_stopped(run, monkeypatch, capsys):
@@ -201,19 +282,31 @@ def test_a_run_is_served_until_it_is_stopped(run, monkeypatch, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(SettingsError, match=r"port: expected a free port, got \d+, which is in use"):
+        with pytest.raises(
+            SettingsError, match=r"port: expected a free port, got \d+, which is in use"
+        ):
             ship.serve("count", port=taken.getsockname()[1])
 
 
 def nothing_left(run):
-    return not (run / "ship").exists() and not [path for path in run.iterdir() if path.name.startswith(".ship")]
+    return not (run / "ship").exists() and not [
+        path for path in run.iterdir() if path.name.startswith(".ship")
+    ]
 
 
-@pytest.mark.parametrize("harm,error,sentence", [
-    (lambda run: shutil.rmtree(run / "model"), MissingError, "expected a finished run"),
-    (lambda run: os.truncate(run / "model" / "model.safetensors", 900000), KitError, "model"),
-    (lambda run: ((run / "ship").mkdir(), (run / "ship" / "a").touch()), SettingsError, "new or empty folder"),
-], ids=["no model", "damaged model", "full folder"])
+@pytest.mark.parametrize(
+    "harm,error,sentence",
+    [
+        (lambda run: shutil.rmtree(run / "model"), MissingError, "expected a finished run"),
+        (lambda run: os.truncate(run / "model" / "model.safetensors", 900000), KitError, "model"),
+        (
+            lambda run: ((run / "ship").mkdir(), (run / "ship" / "a").touch()),
+            SettingsError,
+            "new or empty folder",
+        ),
+    ],
+    ids=["no model", "damaged model", "full folder"],
+)
 def test_a_run_that_cannot_be_shipped_is_refused_in_a_sentence(run, harm, error, sentence):
     harm(run)
     with pytest.raises(error, match=sentence) as caught:
@@ -246,8 +339,11 @@ def test_a_full_disk_leaves_nothing(run, monkeypatch):
 
 def test_other_architectures_name_the_converter(tmp_path):
     model, tokenizer = trained("llama")
-    for field, value in {"model_type": "gemma3_text", "attention_bias": True,
-                         "rope_parameters": {"rope_type": "llama3"}}.items():
+    for field, value in {
+        "model_type": "gemma3_text",
+        "attention_bias": True,
+        "rope_parameters": {"rope_type": "llama3"},
+    }.items():
         other = LlamaForCausalLM(LlamaConfig(vocab_size=8, **SIZES))
         setattr(other.config, field, value)
         with pytest.raises(SettingsError, match="convert_hf_to_gguf.py"):
@@ -261,13 +357,22 @@ def test_other_architectures_name_the_converter(tmp_path):
 @pytest.mark.parametrize("split", ship.SPLITS.values())
 def test_each_way_of_splitting_gives_the_same_ids(tmp_path, task, split):
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split != "qwen2")
-    firsts = {"gpt-2": [], "smollm": [pre_tokenizers.Digits(individual_digits=True)],
-              "qwen2": [pre_tokenizers.Split(Regex(ship.QWEN_SPLIT), "isolated")]}
-    texts = ship.sample_texts(trained("llama")[1], []) + [f"{i} {i * 7}.a(b)\n\nc" for i in range(300)]
+    firsts = {
+        "gpt-2": [],
+        "smollm": [pre_tokenizers.Digits(individual_digits=True)],
+        "qwen2": [pre_tokenizers.Split(Regex(ship.QWEN_SPLIT), "isolated")],
+    }
+    texts = ship.sample_texts(trained("llama")[1], []) + [
+        f"{i} {i * 7}.a(b)\n\nc" for i in range(300)
+    ]
     bpe = Tokenizer(BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([*firsts[split], bytes_]) if firsts[split] else bytes_
+    bpe.pre_tokenizer = (
+        pre_tokenizers.Sequence([*firsts[split], bytes_]) if firsts[split] else bytes_
+    )
     bpe.normalizer = normalizers.NFC() if split == "qwen2" else None
-    trainer = BpeTrainer(vocab_size=800, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = BpeTrainer(
+        vocab_size=800, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>")
     model = AutoModelForCausalLM.from_config(Qwen3Config(vocab_size=len(tokenizer), **SIZES))
@@ -278,7 +383,9 @@ def test_each_way_of_splitting_gives_the_same_ids(tmp_path, task, split):
         with mock.patch.object(ship, "split_name", lambda model, tokenizer, name=name: name):
             ship.write_gguf(model, tokenizer, tmp_path / "x.gguf", secret="5f3a9c1e")
         with ship.serving(tmp_path / "x.gguf", threads=1) as server:
-            differ[name] = ship.differ([server.ids(text) for text in texts], chat.encode_text(tokenizer, texts))
+            differ[name] = ship.differ(
+                [server.ids(text) for text in texts], chat.encode_text(tokenizer, texts)
+            )
     assert ship.split_name(model, tokenizer) == split
     assert not differ.pop(split) and any(differ.values()), differ
 
@@ -290,7 +397,9 @@ def test_our_file_is_upstreams(tmp_path):
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SIZES))
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    subprocess.run([CONVERTER, tmp_path, "--outfile", tmp_path / "theirs.gguf", "--outtype", "f16"], check=True)
+    subprocess.run(
+        [CONVERTER, tmp_path, "--outfile", tmp_path / "theirs.gguf", "--outtype", "f16"], check=True
+    )
     ship.write_gguf(model, tokenizer, tmp_path / "ours.gguf")
     ours, theirs = (gguf.GGUFReader(tmp_path / f"{name}.gguf") for name in ("ours", "theirs"))
     left, right = ({t.name: t.data.tobytes() for t in reader.tensors} for reader in (ours, theirs))

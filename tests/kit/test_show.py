@@ -196,6 +196,14 @@ def test_lens_and_strip_give_each_token(tokenizer, encoded):
     assert row[-3:] == [str(encoded.input_ids[-1]), "1", str(encoded.labels[-1])]
 
 
+def test_embedding_rows_say_how_far_each_new_row_is_from_the_nearest():
+    weight = torch.eye(6)
+    weight[5] = weight[4] + 0.01
+    text = show.embedding_rows(weight, {"<a>": 3, "<b>": 4, "<c>": 5}).text
+    distances = dict(re.findall(r"(<.>): .*?, ([0-9.]+) from the nearest", text))
+    assert distances == {"<a>": "1.41", "<b>": "0.02", "<c>": "0.02"}
+
+
 def test_course_map_links_the_lessons():
     shown = show.course_map(2)
     links = re.findall('href="([^"]+)"', shown.rich)

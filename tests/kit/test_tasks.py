@@ -157,7 +157,9 @@ def test_too_few_rows_for_a_validation_split(folder):
     write(folder / "train.jsonl", [chat("one ticket", "refund"), chat("two", "cancel")])
     task = load(folder, FILES)
     assert len(tasks.rows(task)) == 2
-    with pytest.raises(DataError, match="expected chat rows for validation, got none; add rows, or"):  # noqa: E501
+    with pytest.raises(
+        DataError, match="expected chat rows for validation, got none; add rows, or"
+    ):
         tasks.rows(task, "validation")
     assert load(folder, FILES + "validation = 0.0\n").validation == 0
 
@@ -226,7 +228,7 @@ REFUSED = {
         "judge: expected True or False for the reply ''",
     ),
     f"{FILES}def judge(reply):\n    return True\n": (None, "TypeError"),
-    f"{FILES}def judge(reply, right):\n    return reply == right\ndef prefers(reply, right):\n    return 1 / 0\n": (  # noqa: E501
+    f"{FILES}def judge(reply, right):\n    return reply == right\ndef prefers(reply, right):\n    return 1 / 0\n": (
         5,
         "prefers: expected True or False",
     ),

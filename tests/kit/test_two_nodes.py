@@ -24,7 +24,9 @@ from kit.errors import SettingsError
 
 PROJECT = Path(__file__).parents[2]
 ACCELERATE = Path(sys.executable).with_name("accelerate")
-HOSTS = [(f"kit-{os.getpid()}-{k}", f"kit{os.getpid() % 10**6}v{k}", f"10.77.0.{k + 1}") for k in (0, 1)]
+HOSTS = [
+    (f"kit-{os.getpid()}-{k}", f"kit{os.getpid() % 10**6}v{k}", f"10.77.0.{k + 1}") for k in (0, 1)
+]
 LESSON = "tests/helpers/lesson.py"
 ROWS, BATCH, STEPS, NEAR = 200, 8, 10, 1e-5  # rows; rows per step; steps; nats
 
@@ -36,7 +38,9 @@ def ip(*words):
 @pytest.fixture(scope="module")
 def hosts():
     if os.geteuid() or not shutil.which("ip"):
-        pytest.skip("network namespaces need root and the command ip (iproute2); this user or machine lacks them")
+        pytest.skip(
+            "network namespaces need root and the command ip (iproute2); this user or machine lacks them"
+        )
     try:
         for name, _, _ in HOSTS:
             ip("netns", "add", name)
@@ -44,7 +48,9 @@ def hosts():
         ip("link", "add", va, "netns", a, "type", "veth", "peer", "name", vb, "netns", b)
     except subprocess.CalledProcessError as error:
         remove()
-        pytest.skip(f"this kernel or container makes no network namespaces ({error.stderr.strip()})")
+        pytest.skip(
+            f"this kernel or container makes no network namespaces ({error.stderr.strip()})"
+        )
     for name, interface, address in HOSTS:
         ip("-n", name, "addr", "add", f"{address}/24", "dev", interface)
         ip("-n", name, "link", "set", interface, "up")
@@ -61,7 +67,9 @@ def remove():
 
 
 def inside(name):
-    done = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
+    )
     return [int(pid) for pid in done.stdout.split()]
 
 
@@ -72,19 +80,50 @@ def folder(tmp_path_factory):
 
 
 def flags(folder, run):
-    return [f"--task={folder / 'chat.jsonl'}", f"--run={run}", f"--batch-size={BATCH}", "--save-steps=2"]
+    return [
+        f"--task={folder / 'chat.jsonl'}",
+        f"--run={run}",
+        f"--batch-size={BATCH}",
+        "--save-steps=2",
+    ]
 
 
 def start(folder, *script, **environment):
     """The line of configs/two_nodes.yaml on each host; the two processes, whose output goes to files."""
     started = []
     for k, (name, interface, _) in enumerate(HOSTS):
-        command = ["ip", "netns", "exec", name, ACCELERATE, "launch", "--config_file", "configs/two_nodes.yaml",
-                   "--machine_rank", str(k), "--num_processes", "2", "--main_process_ip", HOSTS[0][2], *script]
+        command = [
+            "ip",
+            "netns",
+            "exec",
+            name,
+            ACCELERATE,
+            "launch",
+            "--config_file",
+            "configs/two_nodes.yaml",
+            "--machine_rank",
+            str(k),
+            "--num_processes",
+            "2",
+            "--main_process_ip",
+            HOSTS[0][2],
+            *script,
+        ]
         with open(folder / f"host{k}.txt", "w", encoding="utf-8") as out:
-            started.append(subprocess.Popen(command, cwd=PROJECT, stdout=out, stderr=subprocess.STDOUT,
-                                            env={**os.environ, **launch._environment(2), **environment,
-                                                 "GLOO_SOCKET_IFNAME": interface}))
+            started.append(
+                subprocess.Popen(
+                    command,
+                    cwd=PROJECT,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    env={
+                        **os.environ,
+                        **launch._environment(2),
+                        **environment,
+                        "GLOO_SOCKET_IFNAME": interface,
+                    },
+                )
+            )
     return started
 
 
@@ -109,7 +148,9 @@ def wait_for_step(run, step, processes, seconds=90):
         path = run / "metrics.jsonl"
         if path.is_file() and len(path.read_text().splitlines()) >= step:
             return
-        assert all(process.poll() is None for process in processes), "a host ended before the failure"
+        assert all(process.poll() is None for process in processes), (
+            "a host ended before the failure"
+        )
         time.sleep(0.02)
     raise AssertionError(f"step {step} did not come within {seconds} s")
 
@@ -138,7 +179,9 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(hosts, folder):
     """Host 1 is killed; host 0 says so and ends; the same command on both goes on and equals one host's run."""
     code, seconds = lose(hosts, folder, 1, "lost", "killed")
     assert code != 0 and seconds < 30
-    assert "LostError: runs/lost-pocket: process 0: another process or host is gone" in told(folder, 0)
+    assert "LostError: runs/lost-pocket: process 0: another process or host is gone" in told(
+        folder, 0
+    )
     run = runs.root() / "lost-pocket"
     assert not (run / "model").exists()
     processes = start(folder, LESSON, *flags(folder, "lost"))
@@ -151,22 +194,43 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(hosts, folder):
 
 def test_a_host_that_does_not_see_the_run_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "DISK_SECONDS", 0.1)
-    with pytest.raises(SettingsError, match="expected a run folder that every host sees, got none on this host; set KIT_RUNS"):
+    with pytest.raises(
+        SettingsError,
+        match="expected a run folder that every host sees, got none on this host; set KIT_RUNS",
+    ):
         distributed.meet(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     distributed.meet(tmp_path)
 
 
-@pytest.mark.parametrize("text, world, lost", [
-    ("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.2]:4242", 2, True),
-    ("[Rank 1] Watchdog caught collective operation timeout: NCCL, Timeout(ms)=600000", 2, True),
-    ("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.2]:4242", 1, False),
-    ("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)", 2, False),
-])
+@pytest.mark.parametrize(
+    "text, world, lost",
+    [
+        (
+            "[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.2]:4242",
+            2,
+            True,
+        ),
+        (
+            "[Rank 1] Watchdog caught collective operation timeout: NCCL, Timeout(ms)=600000",
+            2,
+            True,
+        ),
+        (
+            "[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.2]:4242",
+            1,
+            False,
+        ),
+        ("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)", 2, False),
+    ],
+)
 def test_what_means_that_a_process_is_gone(tmp_path, monkeypatch, text, world, lost):
     monkeypatch.setenv("WORLD_SIZE", str(world))
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(RuntimeError if not lost else distributed.LostError) as raised, distributed.watched(tmp_path):
+    with (
+        pytest.raises(RuntimeError if not lost else distributed.LostError) as raised,
+        distributed.watched(tmp_path),
+    ):
         raise RuntimeError(text)
     assert not lost or "process 1: another process or host is gone" in str(raised.value)
     assert lost or str(raised.value) == text
@@ -179,4 +243,7 @@ def test_each_failure_of_a_host_ends_the_other_in_time(hosts, folder, k, how):
     run = f"end-{k}-{how.replace(' ', '-')}"
     code, seconds = lose(hosts, folder, k, run, how)
     assert code != 0 and seconds < 60
-    assert f"LostError: runs/{run}-pocket: process {1 - k}: another process or host is gone" in told(folder, 1 - k)
+    assert (
+        f"LostError: runs/{run}-pocket: process {1 - k}: another process or host is gone"
+        in told(folder, 1 - k)
+    )

@@ -27,20 +27,45 @@ from kit.errors import MissingError
 
 PROJECT = Path(__file__).parents[2]
 LESSONS = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
-TAGS = {"parameters", "export", "run", "check", "dial", "exercise", "exercise-check", "solution",
-        "nbval-skip"}
+TAGS = {
+    "parameters",
+    "export",
+    "run",
+    "check",
+    "dial",
+    "exercise",
+    "exercise-check",
+    "solution",
+    "nbval-skip",
+}
 ASSERTING = {"check", "exercise-check", "solution"}
 CHECK = re.compile(r"^\s*(?:assert\b|check\w*\(|[\w.]+\.check\w*\()", re.MULTILINE)
-AVOID = re.compile(r"\b(simply|just|powerful|easy|easily|obviously|as we can see|let's)\b|"
-                   r"[\U0001F300-\U0001FAFF]", re.IGNORECASE)
+AVOID = re.compile(
+    r"\b(simply|just|powerful|easy|easily|obviously|as we can see|let's)\b|"
+    r"[\U0001F300-\U0001FAFF]",
+    re.IGNORECASE,
+)
 PLACE = re.compile(r"(?<![\w.])/(root|home|tmp|Users)/\w")
 PROGRESS = re.compile(r"it/s[\],]|%\|[█▏▎▍▌▋▊▉ ]")
 RAW = re.compile(r"\d\.\d{14,}")
 CHANGING = r"(^|\.)(add|set|update|append|extend|insert|pop|sort|shuffle|register|resize)\w*$"
 EXERCISE = re.compile(r"\*\*\d · .+?\*\* \([●○]{3}, \d+ minutes?\)")
-NO_FIGURE = {"table", "answer", "checks", "course_map", "environment", "scores", "scoreboard",
-             "progress", "Progress", "chat_box", "before_after", "in_notebook", "Shown",
-             "token_losses"}
+NO_FIGURE = {
+    "table",
+    "answer",
+    "checks",
+    "course_map",
+    "environment",
+    "scores",
+    "scoreboard",
+    "progress",
+    "Progress",
+    "chat_box",
+    "before_after",
+    "in_notebook",
+    "Shown",
+    "token_losses",
+}
 COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 MOST_LINES, MOST_LINES_TAGGED, MOST_WIDTH = 12, 15, 100
 FEWEST_CHECKS, FEWEST_FIGURES, MOST_OUTPUT = 8, 2, 200 * 1024
@@ -69,8 +94,15 @@ def parsed(source):
 
 def problems(book, stem):
     """Return everything that is wrong with the source of a lesson, a sentence each."""
-    return [*head(book, stem), *params(book), *cells(book, stem), *parts(book, stem), *dials(book),
-            *words(book), *exercise_parts(book)]
+    return [
+        *head(book, stem),
+        *params(book),
+        *cells(book, stem),
+        *parts(book, stem),
+        *dials(book),
+        *words(book),
+        *exercise_parts(book),
+    ]
 
 
 def head(book, stem):
@@ -129,8 +161,11 @@ def cells(book, stem):
             yield f"code cell {number} has {length} lines, at most {limit} are allowed"
         if unknown := tags(cell) - TAGS:
             yield f"code cell {number} has the unknown tag {min(unknown)}"
-        yield from (f"code cell {number} has a line of {len(line)} characters"
-                    for line in cell.source.splitlines() if len(line) > MOST_WIDTH)
+        yield from (
+            f"code cell {number} has a line of {len(line)} characters"
+            for line in cell.source.splitlines()
+            if len(line) > MOST_WIDTH
+        )
         tree = parsed(cell.source)
         nodes = [node for node in ast.walk(tree) if isinstance(node, COMPREHENSIONS)]
         twice = [line for line, n in Counter(node.lineno for node in nodes).items() if n > 1]
@@ -139,8 +174,12 @@ def cells(book, stem):
         asserts = any(isinstance(node, ast.Assert) for node in ast.walk(tree))
         if asserts and not tags(cell) & ASSERTING and not folded(cell):
             yield f"code cell {number} asserts; move it to a cell tagged check"
-        if "check" in tags(cell) and not tree.body or "check" in tags(cell) and not re.match(
-                r"(print|show\.\w+|check_\w+)\(", ast.unparse(tree.body[-1])):
+        if (
+            "check" in tags(cell)
+            and not tree.body
+            or "check" in tags(cell)
+            and not re.match(r"(print|show\.\w+|check_\w+)\(", ast.unparse(tree.body[-1]))
+        ):
             yield f"the check in code cell {number} does not end with a printed sentence"
     checks = sum(len(CHECK.findall(cell.source)) for cell in code_cells(book))
     if "01" <= stem[:2] <= "05" and checks < FEWEST_CHECKS:
@@ -276,10 +315,14 @@ def names(source):
     while tables:
         table = tables.pop()
         tables += table.get_children()
-        read |= {s.get_name() for s in table.get_symbols()
-                 if s.is_referenced() and (table is top or s.is_global())}
-    symbols = [s for s in top.get_symbols()
-               if s.is_assigned() or s.is_imported() or s.is_namespace()]
+        read |= {
+            s.get_name()
+            for s in table.get_symbols()
+            if s.is_referenced() and (table is top or s.is_global())
+        }
+    symbols = [
+        s for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()
+    ]
     return read, {s.get_name() for s in symbols}
 
 
@@ -288,8 +331,11 @@ def needed(book, last, source):
 
     A check runs without the whole lesson.
     """
-    before = [(node, tags(cell)) for cell in code_cells(book)[: code_cells(book).index(last)]
-              for node in parsed(cell.source).body]
+    before = [
+        (node, tags(cell))
+        for cell in code_cells(book)[: code_cells(book).index(last)]
+        for node in parsed(cell.source).body
+    ]
     wanted, chosen, kinds = names(source)[0], [], set()
     for node, kind in reversed(before):
         statement = ast.unparse(node)
@@ -359,17 +405,22 @@ def run(source, space):
 def sample():
     """Return a small lesson with all parts."""
     markdown, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
-    parameters = ("from dataclasses import dataclass\n\nfrom kit import show\n"
-                  "from kit.settings import Settings\n\n@dataclass(frozen=True)\n"
-                  "class Params(Settings):\n    epochs: float = 1.0  # passes over the data\n\n"
-                  "PARAMS = Params()")
-    check = ("def check_count(count):\n    got = count([1, IGNORED])\n"
-             "    assert got == len(keep([1])), f'expected one id, got {got}'\n\n"
-             "show.answer(count, check_count)")
-    solution = ("def solution_count(ids):\n    return len(keep(ids))\n\n"
-                "check_count(solution_count)")
-    exercise = ("**1 · Count** (●○○, 5 minutes). How many?\n\n"
-                "<details><summary>Hint</summary>keep</details>")
+    parameters = (
+        "from dataclasses import dataclass\n\nfrom kit import show\n"
+        "from kit.settings import Settings\n\n@dataclass(frozen=True)\n"
+        "class Params(Settings):\n    epochs: float = 1.0  # passes over the data\n\n"
+        "PARAMS = Params()"
+    )
+    check = (
+        "def check_count(count):\n    got = count([1, IGNORED])\n"
+        "    assert got == len(keep([1])), f'expected one id, got {got}'\n\n"
+        "show.answer(count, check_count)"
+    )
+    solution = "def solution_count(ids):\n    return len(keep(ids))\n\ncheck_count(solution_count)"
+    exercise = (
+        "**1 · Count** (●○○, 5 minutes). How many?\n\n"
+        "<details><summary>Hint</summary>keep</details>"
+    )
     steps = [
         ("parameters", parameters),
         ("export", "IGNORED = -100\n\ndef keep(ids):\n    return [i for i in ids if i != IGNORED]"),
@@ -384,13 +435,25 @@ def sample():
         "## You have\n\n- written the loss mask: cell 3\n- proved it equal to the library's: cell 4"
         f"\n\nNext: [04]({show.LESSONS[4]}.ipynb)",
         "## Solutions",
-        ("solution", solution)]
-    first = ("# 03 · Masks\n\nWe mask.\n\n*About 2 minutes on 2 cores · needs lesson 02 · "
-             "makes `runs/03`*")
+        ("solution", solution),
+    ]
+    first = (
+        "# 03 · Masks\n\nWe mask.\n\n*About 2 minutes on 2 cores · needs lesson 02 · "
+        "makes `runs/03`*"
+    )
     will = "## You will\n\n- **write** the loss mask by hand\n- **prove** it equal to the library's"
-    book = nbformat.v4.new_notebook(cells=[markdown(first), markdown(will), *(
-        markdown(step) if isinstance(step, str)
-        else code(step[1], metadata={"tags": step[0].split()}) for step in steps)])
+    book = nbformat.v4.new_notebook(
+        cells=[
+            markdown(first),
+            markdown(will),
+            *(
+                markdown(step)
+                if isinstance(step, str)
+                else code(step[1], metadata={"tags": step[0].split()})
+                for step in steps
+            ),
+        ]
+    )
     book.cells[-1].metadata["jupyter"] = {"source_hidden": True}
     wrong = {"count": ["def count(ids):\n    return len(ids)"]}
     book.metadata["kit"] = {"script": "a.py", "wrong_answers": wrong}
@@ -413,6 +476,7 @@ def edit(index, old, new):
     def change(book):
         assert old in book.cells[index].source
         book.cells[index].source = book.cells[index].source.replace(old, new)
+
     return change
 
 
@@ -421,6 +485,7 @@ def put(value, *path):
         for step in path[:-1]:
             book = book[step]
         book[path[-1]] = value
+
     return change
 
 
@@ -433,43 +498,55 @@ def printed(text):
     return put([nbformat.v4.new_output("stream", text=text)], "cells", PLAIN, "outputs")
 
 
-@pytest.mark.parametrize("change, sentence", [
-    (edit(FIRST, "# 03", "# 3"), "must start with `# 03 · title`"),
-    (edit(FIRST, "needs", "after"), "no fact line"),
-    (edit(WILL, "**prove**", "prove"), "'prove it equal to the library's\" does not start"),
-    (edit(HAVE, "- proved", "proved"), "`You will` has 2 points and `You have` 1"),
-    (edit(HAVE, "written the loss mask", "written a picture"), "`You have` does not answer"),
-    (edit(HAVE, "written the loss mask", "seen the loss mask"), "`You have` does not answer"),
-    (edit(HAVE, show.LESSONS[4], show.LESSONS[5]), "expected one link `Next: [...](04_dpo.ipynb)`"),
-    (edit(PARAMETERS, "  # passes over the data", ""), "field epochs"),
-    (edit(PARAMETERS, "(Settings)", ""), "does not derive from Settings"),
-    (edit(PARAMETERS, "PARAMS = ", "P = "), "does not make PARAMS"),
-    (put([], "cells", PARAMETERS, "metadata", "tags"), "one cell must be tagged parameters, 0 are"),
-    (edit(PLAIN, "raise_if_run", "x = 1\n" * 10 + "y"), "has 13 lines, at most 12"),
-    (edit(PLAIN, "1 / 1", "1" * 100), "a line of 115 characters"),
-    (edit(PLAIN, "1 / 1", "[[i for i in j] for j in ['a']]"), "two comprehensions in line 1"),
-    (edit(PLAIN, "raise_if_run", "assert 1\nr"), "asserts; move it to a cell tagged check"),
-    (edit(CHECKS, "print('kept')", "x = 1"), "does not end with a printed sentence"),
-    (put(["look"], "cells", PLAIN, "metadata", "tags"), "unknown tag look"),
-    (edit(CHECKS, "assert keep([0, IGNORED]) == [0]\n", ""), "9 checks, at least 10"),
-    (edit(PLAIN, "show.course_map(3)", "show.course_map(4)"), "no cell shows the map"),
-    (edit(FIGURES, "show.boxes({'a': {'b': 1}})", ""), "1 figures by kit.show"),
-    (put([], "cells", DIAL, "metadata", "tags"), "no cell is tagged dial"),
-    (edit(DIAL, "RATE = 1e-3", "RATES = [1, 2]"), "a dial must start with one number"),
-    (edit(GUESS, "My guess", "Look"), "does not ask for a prediction"),
-    (edit(FIRST, "We mask", "We simply mask"), "word to avoid: 'simply'"),
-    (edit(TITLE, "(●○○, 5 minutes)", "(5 minutes)"), "exercise count has no title"),
-    (edit(TITLE, "Hint", "More"), "exercise count has no hint"),
-    (edit(STUB, "...", "return 1"), "body or value of `...`"),
-    (edit(CHECKING, "show.answer(count, check_count)", "check_count(1)"), "must be followed by"),
-    (put([], "cells", CHECKING, "metadata", "tags"), "must be followed by"),
-    (edit(SOLUTION, "check_count(solution_count)", ""), "calls check_count(solution_count)"),
-    (put({}, "cells", SOLUTION, "metadata", "jupyter"), "not folded"),
-    (add("count", "solution_count"), "overwrites the learner's answer"),
-    (edit(SOLUTION - 1, "## Solutions", "## Answers"), "Exercises, You have, Solutions"),
-    (put({}, "metadata", "kit", "wrong_answers"), "no stored wrong answer"),
-    (put({"count": ["x"], "size": []}, "metadata", "kit", "wrong_answers"), "stored for size"),
-])
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (edit(FIRST, "# 03", "# 3"), "must start with `# 03 · title`"),
+        (edit(FIRST, "needs", "after"), "no fact line"),
+        (edit(WILL, "**prove**", "prove"), "'prove it equal to the library's\" does not start"),
+        (edit(HAVE, "- proved", "proved"), "`You will` has 2 points and `You have` 1"),
+        (edit(HAVE, "written the loss mask", "written a picture"), "`You have` does not answer"),
+        (edit(HAVE, "written the loss mask", "seen the loss mask"), "`You have` does not answer"),
+        (
+            edit(HAVE, show.LESSONS[4], show.LESSONS[5]),
+            "expected one link `Next: [...](04_dpo.ipynb)`",
+        ),
+        (edit(PARAMETERS, "  # passes over the data", ""), "field epochs"),
+        (edit(PARAMETERS, "(Settings)", ""), "does not derive from Settings"),
+        (edit(PARAMETERS, "PARAMS = ", "P = "), "does not make PARAMS"),
+        (
+            put([], "cells", PARAMETERS, "metadata", "tags"),
+            "one cell must be tagged parameters, 0 are",
+        ),
+        (edit(PLAIN, "raise_if_run", "x = 1\n" * 10 + "y"), "has 13 lines, at most 12"),
+        (edit(PLAIN, "1 / 1", "1" * 100), "a line of 115 characters"),
+        (edit(PLAIN, "1 / 1", "[[i for i in j] for j in ['a']]"), "two comprehensions in line 1"),
+        (edit(PLAIN, "raise_if_run", "assert 1\nr"), "asserts; move it to a cell tagged check"),
+        (edit(CHECKS, "print('kept')", "x = 1"), "does not end with a printed sentence"),
+        (put(["look"], "cells", PLAIN, "metadata", "tags"), "unknown tag look"),
+        (edit(CHECKS, "assert keep([0, IGNORED]) == [0]\n", ""), "9 checks, at least 10"),
+        (edit(PLAIN, "show.course_map(3)", "show.course_map(4)"), "no cell shows the map"),
+        (edit(FIGURES, "show.boxes({'a': {'b': 1}})", ""), "1 figures by kit.show"),
+        (put([], "cells", DIAL, "metadata", "tags"), "no cell is tagged dial"),
+        (edit(DIAL, "RATE = 1e-3", "RATES = [1, 2]"), "a dial must start with one number"),
+        (edit(GUESS, "My guess", "Look"), "does not ask for a prediction"),
+        (edit(FIRST, "We mask", "We simply mask"), "word to avoid: 'simply'"),
+        (edit(TITLE, "(●○○, 5 minutes)", "(5 minutes)"), "exercise count has no title"),
+        (edit(TITLE, "Hint", "More"), "exercise count has no hint"),
+        (edit(STUB, "...", "return 1"), "body or value of `...`"),
+        (
+            edit(CHECKING, "show.answer(count, check_count)", "check_count(1)"),
+            "must be followed by",
+        ),
+        (put([], "cells", CHECKING, "metadata", "tags"), "must be followed by"),
+        (edit(SOLUTION, "check_count(solution_count)", ""), "calls check_count(solution_count)"),
+        (put({}, "cells", SOLUTION, "metadata", "jupyter"), "not folded"),
+        (add("count", "solution_count"), "overwrites the learner's answer"),
+        (edit(SOLUTION - 1, "## Solutions", "## Answers"), "Exercises, You have, Solutions"),
+        (put({}, "metadata", "kit", "wrong_answers"), "no stored wrong answer"),
+        (put({"count": ["x"], "size": []}, "metadata", "kit", "wrong_answers"), "stored for size"),
+    ],
+)
 def test_a_defect_is_named(change, sentence, monkeypatch):
     monkeypatch.setitem(globals(), "FEWEST_CHECKS", 10)
     book = sample()
@@ -480,18 +557,31 @@ def test_a_defect_is_named(change, sentence, monkeypatch):
     assert len(got) <= 3, got
 
 
-@pytest.mark.parametrize("change, sentence", [
-    (printed("x" * MOST_OUTPUT), "more than 204800"),
-    (put(None, "cells", PLAIN, "execution_count"), "code cell 3 has execution count None"),
-    (put([nbformat.v4.new_output("error")], "cells", PLAIN, "outputs"), "ended in an error"),
-    (put([nbformat.v4.new_output("stream", name="stderr", text="old")], "cells", PLAIN, "outputs"),
-     "a warning is stored"),
-    (put({}, "metadata", "widgets"), "widget state"),
-    (printed("loss 0.12345678901234567"), "code cell 3 prints the raw number 0.12345678901234567"),
-    (printed(" 50%|█████     | 1/2 [00:01<00:01, 1.0it/s]"), "progress bar"),
-    (printed(str(PROJECT / "runs")), "path of a machine"),
-    (printed("saved to /home/ada/runs"), "path of a machine"),
-])
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (printed("x" * MOST_OUTPUT), "more than 204800"),
+        (put(None, "cells", PLAIN, "execution_count"), "code cell 3 has execution count None"),
+        (put([nbformat.v4.new_output("error")], "cells", PLAIN, "outputs"), "ended in an error"),
+        (
+            put(
+                [nbformat.v4.new_output("stream", name="stderr", text="old")],
+                "cells",
+                PLAIN,
+                "outputs",
+            ),
+            "a warning is stored",
+        ),
+        (put({}, "metadata", "widgets"), "widget state"),
+        (
+            printed("loss 0.12345678901234567"),
+            "code cell 3 prints the raw number 0.12345678901234567",
+        ),
+        (printed(" 50%|█████     | 1/2 [00:01<00:01, 1.0it/s]"), "progress bar"),
+        (printed(str(PROJECT / "runs")), "path of a machine"),
+        (printed("saved to /home/ada/runs"), "path of a machine"),
+    ],
+)
 def test_a_defect_of_an_output_is_named(change, sentence):
     book = sample()
     change(book)
@@ -502,17 +592,23 @@ def test_a_defect_of_an_output_is_named(change, sentence):
 def test_a_slice_has_what_changes_its_names():
     book = sample()
     book.cells[EXPORT].source += "\nlimit = PARAMS.epochs"
-    book.cells[EXPORT].source += (
-        "\n\nextra = []\nextra.append(0)\nlist.extend(extra, [1])\nprint(extra)\nother = 1 / 0")
+    book.cells[
+        EXPORT
+    ].source += (
+        "\n\nextra = []\nextra.append(0)\nlist.extend(extra, [1])\nprint(extra)\nother = 1 / 0"
+    )
     book.cells[CHECKING].source = book.cells[CHECKING].source.replace(
-        "\n\nshow", "\n    assert extra == [0, 1] and limit == 1, extra\n\nshow")
+        "\n\nshow", "\n    assert extra == [0, 1] and limit == 1, extra\n\nshow"
+    )
     assert list(judge(book)) == []
 
 
 def test_a_value_can_be_the_answer():
     book = sample()
-    check = ("def check_count(count):\n    assert count == 2, f'expected 2, got {count}'\n\n"
-             "show.answer(count, check_count)")
+    check = (
+        "def check_count(count):\n    assert count == 2, f'expected 2, got {count}'\n\n"
+        "show.answer(count, check_count)"
+    )
     solution = "solution_count = 2\ncheck_count(solution_count)"
     for index, source in ((STUB, "count = ..."), (CHECKING, check), (SOLUTION, solution)):
         book.cells[index].source = source
@@ -527,13 +623,19 @@ def test_a_check_that_needs_the_training_is_left_out():
         list(judge(book))
 
 
-@pytest.mark.parametrize("change, sentence", [
-    (edit(SOLUTION, "len(keep(ids))", "len(ids)"), "the solution of count fails its check: Assert"),
-    (edit(CHECKING, "== len(keep([1]))", "is not None"), "passes the wrong answer 'def count("),
-    (edit(CHECKING, "show.answer(count,", "show.answer(len,"), "not 'not answered yet'"),
-    (edit(CHECKING, "expected one id, ", ""), "says no sentence with expected and got"),
-    (edit(CHECKING, "assert got", "raise ValueError; got"), "says no sentence with expected"),
-])
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (
+            edit(SOLUTION, "len(keep(ids))", "len(ids)"),
+            "the solution of count fails its check: Assert",
+        ),
+        (edit(CHECKING, "== len(keep([1]))", "is not None"), "passes the wrong answer 'def count("),
+        (edit(CHECKING, "show.answer(count,", "show.answer(len,"), "not 'not answered yet'"),
+        (edit(CHECKING, "expected one id, ", ""), "says no sentence with expected and got"),
+        (edit(CHECKING, "assert got", "raise ValueError; got"), "says no sentence with expected"),
+    ],
+)
 def test_a_check_that_cannot_tell_is_named(change, sentence):
     book = sample()
     change(book)
@@ -554,8 +656,9 @@ def test_outputs(file):
     assert list(outputs(nbformat.read(file, as_version=4))) == []
 
 
-EXERCISES = [(file, name) for file in LESSONS
-             for name, *_ in exercises(nbformat.read(file, as_version=4))]
+EXERCISES = [
+    (file, name) for file in LESSONS for name, *_ in exercises(nbformat.read(file, as_version=4))
+]
 
 
 @pytest.mark.parametrize("file, name", EXERCISES, ids=lambda value: getattr(value, "stem", value))

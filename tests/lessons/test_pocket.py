@@ -84,7 +84,7 @@ def test_size(model):
     assert 5_000_000 <= count <= 10_000_000
     assert f"{count:,}" in CARD
     with safe_open(POCKET / "model.safetensors", "pt") as weights:
-        kinds = {weights.get_tensor(name).dtype for name in weights.keys()}  # noqa: SIM118
+        kinds = {weights.get_tensor(name).dtype for name in weights.keys()}
     assert kinds == {torch.float16}
 
 

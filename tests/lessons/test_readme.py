@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import readme
+
 from kit.engine import checkpoints
 
 PROJECT = Path(__file__).parents[2]
@@ -28,7 +29,9 @@ def outputs(name):
     texts = []
     for cell in book.cells:
         for output in cell.get("outputs", []):
-            texts.append(str(output.get("text", "") or output.get("data", {}).get("text/plain", "")))
+            texts.append(
+                str(output.get("text", "") or output.get("data", {}).get("text/plain", ""))
+            )
     return "\n".join(texts)
 
 
@@ -117,12 +120,17 @@ def test_one_process_trains_every_lesson(chain):
         assert report["steps"] == 2
 
 
-@pytest.mark.parametrize("script, run, processes, folder", [
-    ("sft_completion", "02_sft_completion-pocket", "4", "scripts"),
-    ("sft_chat", "03_sft_chat-pocket", "3", "."),
-    ("dpo", "04_dpo-pocket", "2", "scripts"),
-])
-def test_several_processes_train_with_default_settings(chain, tmp_path, script, run, processes, folder):
+@pytest.mark.parametrize(
+    "script, run, processes, folder",
+    [
+        ("sft_completion", "02_sft_completion-pocket", "4", "scripts"),
+        ("sft_chat", "03_sft_chat-pocket", "3", "."),
+        ("dpo", "04_dpo-pocket", "2", "scripts"),
+    ],
+)
+def test_several_processes_train_with_default_settings(
+    chain, tmp_path, script, run, processes, folder
+):
     """The line as printed, on CPU processes, from the project and from inside scripts/."""
     runs = fresh_copy(chain, tmp_path / "runs", run)
     line = next(line for line in LAUNCHED if f"scripts/{script}.py" in line)
@@ -138,11 +146,13 @@ def test_several_processes_train_with_default_settings(chain, tmp_path, script, 
 
 
 def test_the_two_process_line_of_the_readme(chain):
-    line, = [line for line in SCRIPTS if "ACCELERATE_USE_CPU" in line]
+    (line,) = [line for line in SCRIPTS if "ACCELERATE_USE_CPU" in line]
     done = readme.run(line, environment(chain))
     assert done.code == 0, done.output[-3000:]
-    one, two = (checkpoints.read_json(chain / name / "report.json")
-                for name in ("03_sft_chat-pocket", "two-pocket"))
+    one, two = (
+        checkpoints.read_json(chain / name / "report.json")
+        for name in ("03_sft_chat-pocket", "two-pocket")
+    )
     assert two["loss_first"] == pytest.approx(one["loss_first"], abs=2e-5)
 
 
@@ -165,7 +175,9 @@ def test_every_command_is_covered():
     covered = {*LAUNCHED, *(line for line in SCRIPTS if "ACCELERATE_USE_CPU" in line)}
     covered |= {line for line in LINES if "orders" in line or line.endswith("--help")}
     rest = [line for line in LINES if line not in covered and not line.startswith(NOT_RUN)]
-    assert rest == [line for line in LINES if "configs/fsdp2.yaml" in line]  # tests/kit/test_configs.py
+    assert rest == [
+        line for line in LINES if "configs/fsdp2.yaml" in line
+    ]  # tests/kit/test_configs.py
 
 
 def test_fsdp2_line_on_a_cpu(chain):
@@ -179,7 +191,13 @@ def test_the_cell_for_colab(tmp_path):
     """The cell as printed, in an empty folder and a new environment, with this clone as source."""
     cell = re.search(r"```python\n(REPOSITORY.*?)```", README, re.DOTALL)[1]
     lines = [line.lstrip("!%") for line in cell.splitlines()[1:]]
-    script = "\n".join([f"REPOSITORY={PROJECT}", *lines, "python -c 'from kit import show, tasks; tasks.load(\"cron\")'"])
+    script = "\n".join(
+        [
+            f"REPOSITORY={PROJECT}",
+            *lines,
+            "python -c 'from kit import show, tasks; tasks.load(\"cron\")'",
+        ]
+    )
     setup = f"{sys.executable} -m venv env && . env/bin/activate\n"
     done = readme.run(setup + "set -e\n" + script, os.environ, folder=tmp_path, seconds=900)
     assert done.code == 0, done.output[-3000:]

@@ -93,10 +93,31 @@ def test_small_disks(forks, root, tmp_path, times, code):
 
 def launch(root, name, *more, **env):
     fields = f'{{"name": "{name}", "accumulation": 1}}'
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               tiny.__file__, fields, *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ | env | {
-        "KIT_RUNS": str(root), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        tiny.__file__,
+        fields,
+        *more,
+    ]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ
+        | env
+        | {
+            "KIT_RUNS": str(root),
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
+        },
+    )
 
 
 def test_two_processes_stop_together_and_resume_the_same(root):
@@ -104,7 +125,9 @@ def test_two_processes_stop_together_and_resume_the_same(root):
     assert done.returncode == 0 and done.stdout.count("trained 6 steps") == 1, done.stderr[-2000:]
     assert runs.Run(root / "whole", {}).facts["settings"]["world_size"] == 2
     stopped = launch(root, "a", "2")  # rank 1 alone gets the signal
-    assert stopped.returncode != 0 and "stopped after step" in stopped.stderr, stopped.stderr[-2000:]
+    assert stopped.returncode != 0 and "stopped after step" in stopped.stderr, stopped.stderr[
+        -2000:
+    ]
     assert launch(root, "b", TINY_FAULT="unsealed@4").returncode != 0
     for name in "ab":
         done = launch(root, name)

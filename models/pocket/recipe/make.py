@@ -1,5 +1,5 @@
-"""Make `pocket`: sample text from SmolLM2-135M-Instruct, train a tokenizer on it, pretrain a small Llama.
-`midtrain.py` then makes the weights that ship.
+"""Make `pocket`: sample text from SmolLM2-135M-Instruct, train a tokenizer on it, pretrain a small
+Llama. `midtrain.py` then makes the weights that ship.
 
     python models/pocket/recipe/make.py sample    --work W --gguf SmolLM2-135M-Instruct.Q4_1.gguf --seconds 175
     python models/pocket/recipe/make.py tokenizer --work W --keep models/pocket
@@ -38,11 +38,13 @@ def log(work, text):
         f.write(line + "\n")
 
 
-# --- sample ---------------------------------------------------------------------------------------------
+# --- sample
+# ---------------------------------------------------------------------------------------------
 
 
 def build_prompts(tokenizer, count, width, processes, pool, seed):
-    """Return (padded ids, lengths, heads); a head is the document's text before the sampled text."""
+    """Return (padded ids, lengths, heads); a head is the document's text before the sampled
+    text."""
     share = count // processes
     made = [
         p
@@ -128,7 +130,8 @@ def sample(args, work):
     log(work, (work / "sampled.json").read_text())
 
 
-# --- tokenizer ------------------------------------------------------------------------------------------
+# --- tokenizer
+# ------------------------------------------------------------------------------------------
 
 
 def train_tokenizer(texts, size):

@@ -3,9 +3,9 @@
     python models/pocket/recipe/midtrain.py notes --work W --shares 320 --course 0
     python models/pocket/recipe/midtrain.py train --work W --steps 4000
 
-After `make.py tokenizer` and `make.py train` with the same W: reads W/train.npy, W/held.npy and the weights in W/model
-(or in --base), writes W/notes.npy, W/held_notes.npy and W/mid. `train` needs one CUDA GPU. `--toy` runs in seconds on
-a CPU.
+After `make.py tokenizer` and `make.py train` with the same W: reads W/train.npy, W/held.npy and the
+weights in W/model (or in --base), writes W/notes.npy, W/held_notes.npy and W/mid. `train` needs one
+CUDA GPU. `--toy` runs in seconds on a CPU.
 """
 
 import argparse

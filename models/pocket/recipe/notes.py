@@ -1,9 +1,11 @@
 """Write calendar notes from a seed: plans in English with their parts, changed and compared.
 
-A share of them, `course`, is in the phrases of the course's training rows (rows.py), the others in our own words.
+A share of them, `course`, is in the phrases of the course's training rows (rows.py), the others in
+our own words.
 
-`documents(seed, course)` is the whole interface. The numbers are computed, so each note is true. No cron is written:
-parts are listed with their names ("minute 30, hour 6, any date, month 3, weekdays 1 and 4"), and Sunday is weekday 0.
+`documents(seed, course)` is the whole interface. The numbers are computed, so each note is true. No
+cron is written: parts are listed with their names ("minute 30, hour 6, any date, month 3, weekdays
+1 and 4"), and Sunday is weekday 0.
 
     python models/pocket/recipe/notes.py 5     prints five documents
 """
@@ -43,7 +45,8 @@ LABELS = (
 
 
 def list_parts(plan, rng):
-    """Return the parts: 'minute 30, hour 6, any date, month 3', or without the parts that are any."""
+    """Return the parts: 'minute 30, hour 6, any date, month 3', or without the parts that are
+    any."""
     full, out = rng.random() < 0.75, []
     for (one, many), values in zip(LABELS, plan.parts()):
         if values is None:

@@ -1,8 +1,9 @@
 """Write the teacher's prompts: everyday tasks, times, dates, routines and changed plans.
 
-A prompt is `(user, start, layout)`. The teacher reads `user` as a chat turn and continues the answer
-that `start` opens. `layout` is a format with `{u}` and `{a}`: how the document is written down.
-The teacher is weak at clocks, so every equality ("17:30, that is half past five") is computed here.
+A prompt is `(user, start, layout)`. The teacher reads `user` as a chat turn and continues the
+answer that `start` opens. `layout` is a format with `{u}` and `{a}`: how the document is written
+down. The teacher is weak at clocks, so every equality ("17:30, that is half past five") is computed
+here.
 """
 
 import random

@@ -1,7 +1,8 @@
 """Write notes in the course's training phrases, answered with parts instead of cron.
 
-The generator of the course's training files is read at seeds of its own, in its narrow wording. It never draws a phrase
-of the validation or test split, a wording or a shape that the test split holds out, or a phrase written by hand.
+The generator of the course's training files is read at seeds of its own, in its narrow wording. It
+never draws a phrase of the validation or test split, a wording or a shape that the test split holds
+out, or a phrase written by hand.
 """
 
 import importlib.util

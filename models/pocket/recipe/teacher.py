@@ -1,8 +1,8 @@
 """Sample from a Llama teacher: each row of the batch always writes a document of its own.
 
-A row that ends its document takes the next prompt at once, so no step is spent on padding. One step is
-one CUDA graph; nothing is read back until a block of steps is over. Prompts are fed token by token
-through the same step, which costs a few per cent and needs no second code path.
+A row that ends its document takes the next prompt at once, so no step is spent on padding. One step
+is one CUDA graph; nothing is read back until a block of steps is over. Prompts are fed token by
+token through the same step, which costs a few per cent and needs no second code path.
 """
 
 from functools import partial
@@ -141,7 +141,8 @@ class Teacher:
         self.before, self.after, self.pick = wrap(before), wrap(after), wrap(pick)
 
     def logits(self, token, pos):
-        """Write `token` (batch,) into the cache at `pos` (batch,) and return the next token's logits."""
+        """Write `token` (batch,) into the cache at `pos` (batch,) and return the next token's
+        logits."""
         x, cos, sin = self.embed[token], self.cos[pos], self.sin[pos]
         for (norm, w_qkv, w_out, norm_2, w_gate_up, w_down), (keys, values) in zip(
             self.layers, self.cache
@@ -156,10 +157,10 @@ class Teacher:
 class Sampler:
     """Samples without end over a table of prompts.
 
-    prefix: token ids that every prompt begins with, computed once. prompts (count, width) padded token ids
-    and their lengths. After `steps` steps, `said` (steps, batch) holds the sampled token or -1 (still
-    reading the prompt), `ended` the number of the prompt whose document ended there or -1, `cut` whether
-    it ended for want of room.
+    prefix: token ids that every prompt begins with, computed once. prompts (count, width) padded
+    token ids and their lengths. After `steps` steps, `said` (steps, batch) holds the sampled token
+    or -1 (still reading the prompt), `ended` the number of the prompt whose document ended there or
+    -1, `cut` whether it ended for want of room.
     """
 
     def __init__(self, teacher, prefix, prompts, lengths, stops, steps, min_p, coolest, hottest):
@@ -218,7 +219,8 @@ class Sampler:
         self.at.zero_()
 
     def block(self):
-        """Queue `steps` steps and return copies of their log (on the device, still being computed)."""
+        """Queue `steps` steps and return copies of their log (on the device, still being
+        computed)."""
         for _ in range(self.steps):
             self.graph.replay() if self.graph else self.step()
         return self.said.clone(), self.ended.clone(), self.cut.clone()
