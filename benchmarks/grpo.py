@@ -7,7 +7,8 @@ processes, dealt out over the visible GPUs. Settings are chosen on the validatio
 on the test rows.
 Differences are taken question by question against the chat model and averaged over the seeds; their
 95% intervals are over questions. The control trains once on the right ones of as many samples as
-GRPO draws. Rows of other settings in the file of results stay. `--tiny` does two steps of each, to try the script on a CPU.
+`hold` draws. Rows of other settings in the file of results stay. `--tiny` does two steps of each,
+to try the script on a CPU.
 """
 
 import argparse
