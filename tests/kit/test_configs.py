@@ -368,15 +368,28 @@ def test_skypilot_starts_one_launcher_per_host(tmp_path):
     accelerate.write_text('#!/bin/bash\necho "$@"\n')
     accelerate.chmod(0o755)
     for rank in ("0", "1"):
-        host = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": rank,
-                "SKYPILOT_NUM_GPUS_PER_NODE": "8", "SKYPILOT_NODE_IPS": "10.0.0.5\n10.0.0.6",
-                "PATH": f"{tmp_path}:/usr/bin:/bin"}
-        done = subprocess.run(["bash", "-c", fields["run"]], env=fields["envs"] | host,
-                              capture_output=True, text=True, check=True)
-        assert done.stdout.split() == (
-            "launch --config_file configs/two_nodes.yaml --num_machines 2 "
-            f"--machine_rank {rank} --num_processes 16 "
-            "--main_process_ip 10.0.0.5 scripts/sft_chat.py --epochs 2").split()
+        host = {
+            "SKYPILOT_NUM_NODES": "2",
+            "SKYPILOT_NODE_RANK": rank,
+            "SKYPILOT_NUM_GPUS_PER_NODE": "8",
+            "SKYPILOT_NODE_IPS": "10.0.0.5\n10.0.0.6",
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+        }
+        done = subprocess.run(
+            ["bash", "-c", fields["run"]],
+            env=fields["envs"] | host,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert (
+            done.stdout.split()
+            == (
+                "launch --config_file configs/two_nodes.yaml --num_machines 2 "
+                f"--machine_rank {rank} --num_processes 16 "
+                "--main_process_ip 10.0.0.5 scripts/sft_chat.py --epochs 2"
+            ).split()
+        )
 
 
 def test_skypilot_accepts_its_file():

@@ -16,7 +16,7 @@ PROJECT = Path(__file__).parents[2]
 LESSON = PROJECT / "tests" / "helpers" / "lesson.py"
 STEPS = 5
 # Process 1 is killed in step 4, once; checkpoint-2 is the newest.
-KILLS = '''
+KILLS = """
 import os, runpy, signal, sys
 from pathlib import Path
 from transformers import Trainer
@@ -34,7 +34,7 @@ def training_step(self, *args, **options):
 Trainer.training_step = training_step
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
-'''
+"""
 
 
 def rows(folder):
@@ -49,13 +49,28 @@ def test_a_killed_process_is_started_again(tmp_path):
         launch.run(LESSON, 2, run="whole", **settings)
         flags = [f"--{name}={value}" for name, value in settings.items()]
         # torch 2.13 shares one store between restarts, and gloo then connects to the dead process.
-        environment = {**os.environ, **launch._environment(2),
-                       "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                   "--nproc-per-node=2", "--max-restarts=1", "--", script, once, LESSON,
-                   "--run=again", *flags]
-        process = subprocess.run(command, env=environment, capture_output=True, text=True,
-                                 check=False, timeout=300)
+        environment = {
+            **os.environ,
+            **launch._environment(2),
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            "--max-restarts=1",
+            "--",
+            script,
+            once,
+            LESSON,
+            "--run=again",
+            *flags,
+        ]
+        process = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
         assert process.returncode == 0, process.stderr[-2000:]
         assert once.exists() and "resuming from checkpoint-2" in process.stdout
         whole, again = (runs.root() / f"{name}-pocket" for name in ("whole", "again"))
