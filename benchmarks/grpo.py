@@ -7,7 +7,8 @@ processes, dealt out over the visible GPUs. Settings are chosen on the validatio
 on the test rows.
 Differences are taken question by question against the chat model and averaged over the seeds; their
 95% intervals are over questions. The control trains once on the right ones of as many samples as
-GRPO draws. `--tiny` does two steps of each, to try the script on a CPU.
+`hold` draws. Rows of other settings in the file of results stay. `--tiny` does two steps of each,
+to try the script on a CPU.
 """
 
 import argparse
@@ -26,8 +27,8 @@ from pathlib import Path
 from benchmarks import common
 from kit.settings import Settings
 
-CHAT, K, SAMPLED, CURVE = "03_sft_chat", 8, {"validation": 1, "test": 4}, 4
-HOLD = {"steps": 160, "batch_size": 256, "learning_rate": 3e-5, "beta": 0.2, "rare_share": 0.3}
+CHAT, K, SAMPLED, CURVE = "03_sft_chat", 8, {"validation": 1, "test": 2}, 3
+HOLD = {"steps": 100, "batch_size": 256, "learning_rate": 3e-5, "beta": 0.2, "rare_share": 0.3}
 NAIVE = {"steps": 60, "batch_size": 128, "learning_rate": 1e-4, "beta": 0.0, "rare_share": 0.0}
 JOBS = {  # name: (method, settings); a method ending in * has one seed
     "hold": ("grpo", HOLD),
@@ -37,7 +38,7 @@ JOBS = {  # name: (method, settings); a method ending in * has one seed
     "SFT on right samples, 1e-4": ("own right", {"learning_rate": 1e-4}),
     "SFT on preferred samples, 1e-4": ("own preferred", {"learning_rate": 1e-4}),
     "DPO": ("dpo", {"learning_rate": 5e-5, "epochs": 0.5, "batch_size": 32}),
-    "hold, prompts that can teach": ("grpo teachable", HOLD),
+    "prompts that can teach": ("grpo teachable", HOLD),
 }
 
 
@@ -175,12 +176,12 @@ def teachable(params, tokenizer, split="train"):
 
 
 def valid(reply, right):
-    """Return whether the reply holds any valid line: the hole of the hacked reward."""
+    """Return whether the reply is right or holds any valid line: the hole of the hacked reward."""
     from kit import tasks
 
     cron = tasks.module("cron")
     line = cron.find_cron(reply)
-    return line is not None and cron.is_valid(line)
+    return cron.judge(reply, right) or (line is not None and cron.is_valid(line))
 
 
 def watched(make, curve, every):
@@ -356,6 +357,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/grpo.json"))
     options = parser.parse_args()
     begin, records = time.monotonic(), []
+    old = json.loads(options.out.read_text()) if options.out.is_file() else {}
     context = multiprocessing.get_context("spawn")
     settings = (take_gpu, (context.Value("i", 0), gpus()))
     with ProcessPoolExecutor(options.workers, context, *settings) as executor:
@@ -398,10 +400,12 @@ def main():
             )
             before = base.result()
             runs = [{k: v for k, v in r.items() if k != "hits"} for r in records]
+            rows = table(before, records)
+            new = {row["setting"] for row in rows}
             record |= {
                 "before": {"bits_per_byte": round(before["bits_per_byte"], 4)},
-                "rows": table(before, records),
-                "runs": runs,
+                "rows": rows + [row for row in old.get("rows", []) if row["setting"] not in new],
+                "runs": runs + [run for run in old.get("runs", []) if run["name"] not in new],
             }
             options.out.write_text(json.dumps(record, indent=1) + "\n")
 

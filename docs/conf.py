@@ -20,13 +20,24 @@ nb_ipywidgets_js = {}  # widgets have a static twin; their scripts would come fr
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 mathjax_path = "mathjax-is-not-loaded.js"  # the default is a CDN; lessons write formulas as code
-suppress_warnings = ["myst.xref_missing", "myst.header", "mystnb.unknown_mime_type",
-                     "misc.highlighting_failure"]
+suppress_warnings = [
+    "myst.xref_missing",
+    "myst.header",
+    "mystnb.unknown_mime_type",
+    "misc.highlighting_failure",
+]
 html_extra_path = ["root", *filter(None, [os.environ.get("SHIPPED")])]
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 LESSONS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
-CONTENTS = "\n".join(["```{toctree}", ":hidden:", *(f"notebooks/{stem}" for stem in LESSONS),
-                      "docs/specialist", "```"])
+CONTENTS = "\n".join(
+    [
+        "```{toctree}",
+        ":hidden:",
+        *(f"notebooks/{stem}" for stem in LESSONS),
+        "docs/specialist",
+        "```",
+    ]
+)
 
 
 def add_contents(app, name, source):

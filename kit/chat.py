@@ -1,11 +1,11 @@
 """Chat templates, and the one way from messages to ids and loss mask. Lessons 01 and 03.
 
 A model keeps its own template ("own") or gets ours ("kit": `<system>`, `<user>`, `<assistant>`,
-`<end>`). For both, the template is rendered once for each list of roles, with a random mark in place
-of every content. What the template wrote becomes ids with control tokens. Contents are encoded by a
-copy of the tokenizer without added tokens, so that typed text never becomes a control id.
-transformers 5.23 has `apply_chat_template(sanitize_control_tokens=True)` for the same promise, but
-not together with the mask that training needs. A test compares both.
+`<end>`). For both, the template is rendered once for each list of roles, with a random mark in
+place of every content. What the template wrote becomes ids with control tokens. Contents are
+encoded by a copy of the tokenizer without added tokens, so that typed text never becomes a control
+id. transformers 5.23 has `apply_chat_template(sanitize_control_tokens=True)` for the same promise,
+but not together with the mask that training needs. A test compares both.
 """
 
 import copy
@@ -91,7 +91,8 @@ def prepare(tokenizer, model=None, template="auto"):
     Under "own" the base's template, tokens and table stay; generation also stops at the stop token
     of the template. Raises SettingsError for a template that cannot be used.
     """
-    if template == "kit" or is_kit(tokenizer) or (template == "auto" and not tokenizer.chat_template):
+    bare = template == "auto" and not tokenizer.chat_template
+    if template == "kit" or is_kit(tokenizer) or bare:
         add_role_tokens(tokenizer, model)
         return
     if not tokenizer.chat_template:
@@ -167,7 +168,8 @@ def check_tokenizer(tokenizer, model=None):
     vocabulary, special = tokenizer.get_added_vocab(), set(tokenizer.all_special_ids)
     for token in CONTROL_TOKENS:
         ids = tokenizer.encode(token, add_special_tokens=False)
-        if token not in vocabulary or ids != [vocabulary[token]] or vocabulary[token] not in special:
+        number = vocabulary.get(token)
+        if ids != [number] or number not in special:
             raise SettingsError(f"tokenizer: expected {token} as one special token, got the ids "
                                 f"{ids}; {advice}")
     if tokenizer.eos_token != END or tokenizer.pad_token in (None, *CONTROL_TOKENS):
@@ -187,8 +189,8 @@ def check_tokenizer(tokenizer, model=None):
                             "saved whole")
     if tokens < SPARE_ROWS * sizes[0]:
         raise SettingsError(f"model: expected a token for nearly each of its {sizes[0]} embedding "
-                            f"rows, got {tokens} tokens, so it can write ids without text; load the "
-                            "tokenizer of this model")
+                            f"rows, got {tokens} tokens, so it can write ids without text; load "
+                            "the tokenizer of this model")
     rows = weight[[vocabulary[token] for token in CONTROL_TOKENS]].detach().float()
     for a, b in itertools.combinations(rows, 2):
         if (a - b).norm() < 1e-2 * a.norm():
@@ -373,8 +375,8 @@ def encode(tokenizer, messages, *, reply_next=False):
 def encode_completions(tokenizer, rows, separator=""):
     """Return ids == encode(prompt + separator) + encode(completion) + [stop token] of each row.
 
-    The loss is on completion and stop token. Prompt and completion are encoded apart, so no token merges
-    over the border. A row {text} is completion only.
+    The loss is on completion and stop token. Prompt and completion are encoded apart, so no token
+    merges over the border. A row {text} is completion only.
     """
     texts = ((row["prompt"] + separator, row["completion"]) if "prompt" in row else
              ("", row["text"]) for row in rows)

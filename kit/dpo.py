@@ -79,7 +79,8 @@ def held_out(row):
 
 
 def encode(params, tokenizer, rows):
-    """Return (rows, pairs) that can be trained: replies that differ, and no more than max_length ids.
+    """Return (rows, pairs) that can be trained: replies that differ, and no more than max_length
+    ids.
 
     on_bad="skip" rejects pairs with equal ids, on_bad="stop" raises DataError.
     """
@@ -89,7 +90,8 @@ def encode(params, tokenizer, rows):
 
 
 def with_reference(trainer, data):
-    """Return `data` with ref_chosen_logps and ref_rejected_logps (nats) of a DPOTrainer's reference.
+    """Return `data` with ref_chosen_logps and ref_rejected_logps (nats) of a DPOTrainer's
+    reference.
 
     TRL's own pass names its file at random in each process when the rows are in memory, so several
     processes never find it, and it scores rows that the run never reaches. Here each process does
@@ -138,7 +140,8 @@ def amounts(batch):
 
 
 def mean_over_pairs(trainer, values):
-    """Return what TRL takes the mean of; plain `gather` needs equally many pairs in each process."""
+    """Return what TRL takes the mean of; plain `gather` needs equally many pairs in each
+    process."""
     import torch
 
     if not values.ndim:

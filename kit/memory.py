@@ -78,7 +78,8 @@ class Shape(NamedTuple):
         return self.layers * (self.linear + norms) + self.hidden + self.tables
 
     def lora(self, rank, tables):
-        """Weights that LoRA trains: rank x (inputs + outputs) of each linear layer (Hu et al. 2021).
+        """Weights that LoRA trains: rank x (inputs + outputs) of each linear layer (Hu et al.
+        2021).
 
         Also trained are the embedding tables (`tables`), or only their rows of the role tokens.
         """

@@ -76,7 +76,8 @@ def load(name, *, random_seed=None, where=None):
 
 
 def parts(name, folder, local, random_seed):
-    """Return (model, tokenizer) as transformers loads them, or raise an error that names the part."""
+    """Return (model, tokenizer) as transformers loads them, or raise an error that names the
+    part."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -137,8 +138,8 @@ def check_tensors(name, tensors):
                      ("mismatched_keys", "another shape")):
         if names := sorted(n if isinstance(n, str) else n[0] for n in tensors.get(key, ())):
             expected = "no tensor" if key == "unexpected_keys" else "the tensor"
-            raise SettingsError(f"{name}: expected {expected} {names[0]}, got {got} (tensors of this "
-                                f"kind: {len(names)}); copy or train the model again")
+            raise SettingsError(f"{name}: expected {expected} {names[0]}, got {got} (tensors of "
+                                f"this kind: {len(names)}); copy or train the model again")
 
 
 def unreadable(name, part, advice, error, options, local):

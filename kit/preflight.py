@@ -1,4 +1,5 @@
-"""The table of checks before step 1, read from the ids, labels and weights themselves. Lesson 03."""
+"""The table of checks before step 1, read from the ids, labels and weights themselves. Lesson
+03."""
 
 import math
 from collections import Counter
@@ -65,15 +66,18 @@ def data_checks(trainer, rows, tokenizer) -> list:
     faults, paired = span_faults(data, tokenizer), "chosen_ids" in data.column_names
     stop = tokenizer.convert_ids_to_tokens(chat.stop_token(tokenizer))
     checks = [none("every row trains a token", faults["untrained"], "rows without a trained token"),
-              none("labels are the ids of their places", faults["shifted"], "rows with wrong labels"),
+              none("labels are the ids of their places", faults["shifted"],
+                   "rows with wrong labels"),
               none(f"every trained span ends with {stop}", faults["unstopped"],
                    f"spans that do not end with {stop}")]
     if rows is None:
         return checks
-    checks.insert(0, Check("rows in = used + rejected", rows.rows_in == len(data) + len(rows.rejected),
-                           f"{rows.rows_in} = {len(data)} + {len(rows.rejected)}"))
+    rejected = len(rows.rejected)
+    checks.insert(0, Check("rows in = used + rejected", rows.rows_in == len(data) + rejected,
+                           f"{rows.rows_in} = {len(data)} + {rejected}"))
     if rows.kind == "completion":
-        checks.append(none("every trained span is a completion", other_completions(data, rows, tokenizer),
+        others = other_completions(data, rows, tokenizer)
+        checks.append(none("every trained span is a completion", others,
                            "rows that are not exactly one completion"))
     else:
         turns = sum(m["role"] == "assistant" for row in rows for m in row.get("messages", ()))
@@ -235,17 +239,20 @@ def model_checks(trainer, tokenizer) -> list:
     checks += [Check("trained weights are float32", types == ["float32"], ", ".join(types)),
                Check(f"{tokenizer.convert_ids_to_tokens(stop)} stops generation", stop in stops,
                      f"eos_token_id {stops}")]
-    return [*checks, reference_check(trainer)] if hasattr(trainer, "compute_ref_log_probs") else checks
+    paired = hasattr(trainer, "compute_ref_log_probs")
+    return [*checks, reference_check(trainer)] if paired else checks
 
 
 def embedding_check(model, tokenizer):
-    """Return the Check of the control rows of the input table, and of the output table if it is another."""
+    """Return the Check of the control rows of the input table, and of the output table if it is
+    another."""
     import torch
 
     ids = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
     gaps, trained = [], []
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):
-        weights = [p for p in [getattr(table, "weight", None), *table.parameters()] if p is not None]
+        own = getattr(table, "weight", None)
+        weights = ([] if own is None else [own]) + list(table.parameters())
         trained.append(any(p.requires_grad for p in table.parameters()))
         rows = weights[0].detach()[torch.tensor(ids, device=weights[0].device)].float()
         gaps.append(float(torch.pdist(rows).min() / rows.norm(dim=1).min()))
@@ -279,4 +286,5 @@ def reference_check(trainer):
     trainer.model.train(training)
     margin = (policy[0] - ref[0]) - (policy[1] - ref[1])
     loss = float(-torch.nn.functional.logsigmoid(trainer.beta * margin).mean())
-    return Check("first DPO loss = ln 2", abs(loss - LN2) < 1e-3, f"ln 2 = {LN2:.4f}, loss {loss:.4f}")
+    return Check("first DPO loss = ln 2", abs(loss - LN2) < 1e-3,
+                 f"ln 2 = {LN2:.4f}, loss {loss:.4f}")

@@ -1,4 +1,5 @@
-"""Rows to dataset, settings from the hardware, LoRA, and the flow of a training. Lessons 02, 03, 07.
+"""Rows to dataset, settings from the hardware, LoRA, and the flow of a training. Lessons 02, 03,
+07.
 
 The training itself is TRL's SFTTrainer or DPOTrainer, built in the lesson's own cell.
 """
@@ -49,7 +50,8 @@ def keep_short(rows, encoded, max_length):
 
 
 def dataset(columns, fingerprint):
-    """Return a `datasets.Dataset` of lists of ids; `fingerprint` is any text that names the content.
+    """Return a `datasets.Dataset` of lists of ids; `fingerprint` is any text that names the
+    content.
 
     With a fingerprint given, datasets neither pickles the rows to name them nor writes a cache.
     """
@@ -151,7 +153,8 @@ def smoke_test():
 def summed_loss(model, batch):
     """Return (loss in nats summed over the trained ids, their number) of a list of Encoded.
 
-    Each position predicts the next id: the logits leave out the last position, the labels the first.
+    Each position predicts the next id: the logits leave out the last position, the labels the
+    first.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence

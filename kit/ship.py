@@ -443,9 +443,8 @@ def _fill(folder, source, model, tokenizer, quantise):
     facts = json.loads((source / "run.json").read_text(encoding="utf-8"))
     task, secret = tasks.of_run(source), secrets.token_hex(8)
     shutil.copytree(source / "model", folder)
-    for path in sorted(source.glob("checkpoint-*/adapter_*")):
-        (folder / "adapter").mkdir(exist_ok=True)
-        shutil.copy(path, folder / "adapter")
+    if (source / "adapter").is_dir():
+        shutil.copytree(source / "adapter", folder / "adapter")
     files = {kind: folder / f"model-{kind}.gguf" for kind in ("f16", quantise)}
     for kind, path in files.items():
         write_gguf(model, tokenizer, path, kind, secret=secret)

@@ -297,7 +297,8 @@ def histogram(values, limit=None, *, x="ids per row", y="rows"):
         axes.set(xlabel=x, ylabel=y)
 
     ordered = sorted(values)
-    text = f"{y} by {x}: from {ordered[0]:g} to {ordered[-1]:g}, median {ordered[len(ordered) // 2]:g}"
+    middle = ordered[len(ordered) // 2]
+    text = f"{y} by {x}: from {ordered[0]:g} to {ordered[-1]:g}, median {middle:g}"
     return picture(draw, 6.4, 2.4, text + (f", limit {limit:g}" if limit is not None else ""))
 
 

@@ -1,4 +1,5 @@
-"""How many rows at once: as many as help and fit, and what to change when they do not. Lesson 11."""
+"""How many rows at once: as many as help and fit, and what to change when they do not. Lesson
+11."""
 
 from dataclasses import replace
 

@@ -128,7 +128,8 @@ def as_split(trainer):
     import torch
 
     model = trainer.model
-    policy = trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.mixed_precision_policy
+    state = trainer.accelerator.state
+    policy = trainer.is_fsdp_enabled and state.fsdp_plugin.mixed_precision_policy
     if not policy:
         return model
     dtype = policy.param_dtype

@@ -53,8 +53,8 @@ def run(tmp_path, monkeypatch, task):
     folder, (model, tokenizer) = tmp_path / "runs" / "count", trained("llama")
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    (folder / "checkpoint-2").mkdir()
-    (folder / "checkpoint-2" / "adapter_config.json").write_text("{}")
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
     params = {"model": "pocket", "task": str(tmp_path / "count.py")}
     (folder / "run.json").write_text(json.dumps({"name": "count", "params": params, "seed": 0}))
     sums = checkpoints.weights_sha256(folder / "model")
