@@ -33,7 +33,7 @@ NAIVE = {"steps": 60, "batch_size": 128, "learning_rate": 1e-4, "beta": 0.0, "ra
 JOBS = {  # name: (method, settings); a method ending in * has one seed
     "hold": ("grpo", HOLD),
     "naive": ("grpo", NAIVE),
-    "hacked reward": ("grpo valid *", NAIVE),
+    "hacked reward": ("grpo valid *", NAIVE | {"prefer_weight": 2.0, "rare_share": 0.5}),
     "SFT on right samples, 3e-5": ("own right", {"learning_rate": 3e-5}),
     "SFT on right samples, 1e-4": ("own right", {"learning_rate": 1e-4}),
     "SFT on preferred samples, 1e-4": ("own preferred", {"learning_rate": 1e-4}),
@@ -176,12 +176,12 @@ def teachable(params, tokenizer, split="train"):
 
 
 def valid(reply, right):
-    """Return whether the reply is right or holds any valid line: the hole of the hacked reward."""
+    """Return whether the reply holds any valid line: a second reward with a hole."""
     from kit import tasks
 
     cron = tasks.module("cron")
     line = cron.find_cron(reply)
-    return cron.judge(reply, right) or (line is not None and cron.is_valid(line))
+    return line is not None and cron.is_valid(line)
 
 
 def watched(make, curve, every):
@@ -211,7 +211,7 @@ def watched(make, curve, every):
 
 def job(name, seed, tiny):
     """Train one setting with one seed; return its record with the hits of its model."""
-    from kit import grpo, runs, sft
+    from kit import grpo, runs, sft, tasks
     from scripts import grpo as lesson
 
     method, settings = JOBS[name]
@@ -221,7 +221,8 @@ def job(name, seed, tiny):
     shared = {"start": CHAT, "run": folder, "seed": seed, "save_steps": 1000}
     if words[0] == "grpo":
         params = lesson.Params(**shared, **settings)
-        make = functools.partial(lesson.make_trainer, judges=[valid] * ("valid" in words))
+        hole = [tasks.load("cron", check=False).judge, valid] if "valid" in words else ()
+        make = functools.partial(lesson.make_trainer, judges=hole)
         load = teachable if "teachable" in words else grpo.load_prompts
         make = watched(make, curve, max(1, params.steps // CURVE))
         run = sft.train(params, load, make, load_validation=rows, evaluate=None)
