@@ -22,7 +22,7 @@ from kit.errors import KitError
 LESSONS = (
     "00_start_here", "01_tokenizer", "02_sft_completion", "03_sft_chat", "04_dpo", "05_evaluate",
     "06_own_task", "07_lora", "08_grpo", "09_ship", "10_many_gpus", "11_speed")
-ACRONYMS = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO", "lora": "LoRA", "gpus": "GPUs"}
+INITIALS = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO", "lora": "LoRA", "gpus": "GPUs"}
 GREY, DARK, BLUE, ORANGE, RED = "#777777", "#1a202c", "#0072B2", "#E69F00", "#D55E00"
 PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", RED, "#56B4E9")  # Okabe and Ito (2008)
 MARKERS = "osD^v<>P"
@@ -252,7 +252,7 @@ def picture(draw, width, height, text):
 
 def course_map(lit):
     """Return the lessons in order as links, with lesson number `lit` filled in."""
-    links, names = [], [" ".join(ACRONYMS.get(word, word) for word in name.split("_"))
+    links, names = [], [" ".join(INITIALS.get(word, word) for word in name.split("_"))
                         for name in LESSONS]
     for at, name in enumerate(names):
         colours = f"background:{BLUE if at == lit else '#edf2f7'};"
