@@ -162,8 +162,8 @@ def __getattr__(name):
 def pair_trainer():
     """Return the class PairTrainer, TRL's DPOTrainer on ids, with the reference computed once.
 
-    TRL 1.16 averages the SFT term per micro batch and then averages the means, so its loss depends
-    on how a step is split. Here each micro batch weighs as its ids and pairs do in the whole step.
+    TRL 1.16 averages the SFT term per micro batch. Here each micro batch weighs as its ids and
+    pairs do in the whole step, so the loss does not depend on how a step is split.
     """
     import torch
     from trl import DPOTrainer
@@ -188,12 +188,10 @@ def pair_trainer():
 
         def _compute_loss(self, model, inputs, *args, **options):
             own, weights = amounts(inputs), self.loss_weights
-            scaled = self.model.training and self.means is not None
-            ids, pairs = own / (self.means if scaled else own)
+            ids, pairs = own / (self.means if self.model.training and self.means is not None else own)
             scales = [ids if kind == "sft" else pairs for kind in self.loss_types]
             self.loss_weights = [a * b for a, b in zip(weights, scales, strict=True)]
-            self.gather = self.accelerator.gather
-            self.accelerator.gather = self.mean_over_pairs
+            self.gather, self.accelerator.gather = self.accelerator.gather, self.mean_over_pairs
             try:
                 return super()._compute_loss(model, inputs, *args, **options)
             finally:
