@@ -180,15 +180,14 @@ def pair_trainer():
         def get_batch_samples(self, iterator, count, device):
             samples, items = super().get_batch_samples(iterator, count, device)
             if samples:
-                batches = torch.tensor([len(samples)], device=device)
-                total = torch.cat([sum(map(amounts, samples)).to(device), batches])
-                total = self.accelerator.reduce(total, "sum")
+                own = [*sum(map(amounts, samples)), len(samples)]
+                total = self.accelerator.reduce(torch.tensor(own, device=device), "sum")
                 self.means = total[:2] / total[2]
             return samples, items
 
         def _compute_loss(self, model, inputs, *args, **options):
-            own, weights = amounts(inputs), self.loss_weights
-            ids, pairs = own / (self.means if self.model.training and self.means is not None else own)
+            own, weights, means = amounts(inputs), self.loss_weights, self.means
+            ids, pairs = own / (means if self.model.training and means is not None else own)
             scales = [ids if kind == "sft" else pairs for kind in self.loss_types]
             self.loss_weights = [a * b for a, b in zip(weights, scales, strict=True)]
             self.gather, self.accelerator.gather = self.accelerator.gather, self.mean_over_pairs
