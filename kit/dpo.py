@@ -160,13 +160,10 @@ def __getattr__(name):
 
 
 def pair_trainer():
-    """Return the class PairTrainer, TRL's DPOTrainer on rows that are ids already.
+    """Return the class PairTrainer, TRL's DPOTrainer on ids, with the reference computed once.
 
-    The reference is computed once, before the first step. Losses do not depend on how a step is
-    split over micro batches and processes: TRL 1.16 takes the mean of the SFT term over the chosen
-    ids of each micro batch and then averages the means. Here its weight is scaled by the micro
-    batch's ids over the step's mean number of them, and that of the pairs by the number of pairs,
-    so the sum over the step is exact (derived on three integers in lesson 10).
+    TRL 1.16 averages the SFT term per micro batch. Here each micro batch weighs as its ids and
+    pairs do in the whole step, so the loss does not depend on how a step is split.
     """
     import torch
     from trl import DPOTrainer
@@ -183,20 +180,17 @@ def pair_trainer():
         def get_batch_samples(self, iterator, count, device):
             samples, items = super().get_batch_samples(iterator, count, device)
             if samples:
-                batches = torch.tensor([len(samples)], device=device)
-                total = torch.cat([sum(map(amounts, samples)).to(device), batches])
-                ids, pairs, batches = self.accelerator.reduce(total, "sum")
-                self.means = torch.stack([ids, pairs]) / batches
+                own = [*sum(map(amounts, samples)), len(samples)]
+                total = self.accelerator.reduce(torch.tensor(own, device=device), "sum")
+                self.means = total[:2] / total[2]
             return samples, items
 
         def _compute_loss(self, model, inputs, *args, **options):
-            own, weights = amounts(inputs), self.loss_weights
-            scaled = self.model.training and self.means is not None
-            ids, pairs = own / (self.means if scaled else own)
-            self.loss_weights = [weight * (ids if kind == "sft" else pairs)
-                                 for kind, weight in zip(self.loss_types, weights, strict=True)]
-            self.gather = self.accelerator.gather
-            self.accelerator.gather = self.mean_over_pairs
+            own, weights, means = amounts(inputs), self.loss_weights, self.means
+            ids, pairs = own / (means if self.model.training and means is not None else own)
+            scales = [ids if kind == "sft" else pairs for kind in self.loss_types]
+            self.loss_weights = [a * b for a, b in zip(weights, scales, strict=True)]
+            self.gather, self.accelerator.gather = self.accelerator.gather, self.mean_over_pairs
             try:
                 return super()._compute_loss(model, inputs, *args, **options)
             finally:

@@ -199,14 +199,14 @@ def few_steps(model, encoded, *, steps, learning_rate, batch_size=16, warmup_rat
     model, rows = copy.deepcopy(model).train(), itertools.cycle(encoded)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
     warmup = math.ceil(steps * warmup_ratio)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
     losses = {"training": []} | ({"validation": []} if validation else {})
     for step in range(1, steps + 1):
         nats, trained = summed_loss(model, list(itertools.islice(rows, batch_size)))
         (nats / trained).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
+        scheduler.step()
         optimizer.zero_grad()
         losses["training"].append((step, nats.item() / trained))
         if validation and step % math.ceil(steps / 10) == 0:

@@ -1,7 +1,6 @@
 """Each row of tokens: role tokens, embeddings, and ids that no text inside a message can forge."""
 
 import copy
-import importlib.util
 import itertools
 import json
 import re
@@ -22,7 +21,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
 
-from kit import chat, records
+from kit import chat
 from kit.errors import DataError, SettingsError
 
 ROOT = Path(chat.__file__).parents[1]
@@ -732,30 +731,3 @@ def test_mutant_split_special_tokens_alone_is_seen(tokenizer, monkeypatch):
 
 
 # Speed
-
-
-@pytest.fixture
-def benchmark():
-    spec = importlib.util.spec_from_file_location("encode_rows", ROOT / "benchmarks/encode_rows.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
-
-
-def test_a_small_run_of_the_benchmark(benchmark):
-    """Against TRL's own preparation of the same rows: equal ids and labels, asserted inside, in a third of the time."""
-    rows = records.read(ROOT / "data_samples/cron/chat.jsonl", "chat")[:400]
-    told = benchmark.measure(rows)
-    assert (told["rows"], told["identical"], len(told["ratios"])) == (400, True, 2)
-    assert sum(told["ratios"]) / 2 > 3
-
-
-def test_the_benchmark_sees_other_ids(benchmark):
-    made, rows = benchmark.load_tokenizer(), [{"messages": CHATS[0]}]
-    mine = benchmark.ours(made)
-    theirs = Dataset.from_dict({"input_ids": [[5]], "labels": [[5]]})
-    with pytest.raises(AssertionError):
-        benchmark.same_ids_and_masks(rows, made, lambda rows: theirs, mine)
-    assert benchmark.same_ids_and_masks(rows, made, mine, mine) == len(
-        chat.encode(made, CHATS[0]).input_ids
-    )

@@ -82,7 +82,7 @@ def test_help_names_every_command(capsys):
     ("words", "sentence"),
     [
         (["chek"], "did you mean kit check?"),
-        (["train", "sft"], "expected one of dpo, sft_chat, sft_completion, got sft"),
+        (["train", "sft"], "expected one of dpo, grpo, sft_chat, sft_completion, got sft"),
         (["check", "corn"], "did you mean cron?"),
         (["score", "pocket"], "expected a task, got none from pocket; pass --task"),
         (

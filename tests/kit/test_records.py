@@ -3,7 +3,6 @@
 import csv
 import gzip
 import hashlib
-import importlib.util
 import json
 import pickle
 import subprocess
@@ -1077,13 +1076,32 @@ def test_importing_records_needs_the_standard_library_only():
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_a_small_run_of_the_benchmark():
-    path = ROOT / "benchmarks/read_records.py"
-    spec = importlib.util.spec_from_file_location("read_records", path)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    small, large = (benchmark.measure(megabytes, ["kit.records"])[0] for megabytes in (1, 9))
-    assert (small["cache"], large["cache"]) == (0, 0)
-    assert large["rows"] > 8 * small["rows"] and large["last"]["messages"]
-    # 8 MB more of source may cost 16 MB more of memory: rows stay bytes.
-    assert large["peak"] - small["peak"] < 2 * (large["source"] - small["source"])
+PEAK = """
+import resource, sys
+from kit import records
+rows = records.read(sys.argv[1])
+assert len(rows) and rows[-1]["messages"]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_a_row_costs_its_bytes_and_300_more(tmp_path):
+    """40,000 rows more cost their bytes and at most 300 bytes each, because rows stay bytes."""
+    peaks = []
+    for count in (5_000, 45_000):
+        turns = [{"role": "user", "content": "a" * 60}, {"role": "assistant", "content": "b" * 60}]
+        file = tmp_path / f"{count}.jsonl"
+        file.write_text(
+            "".join(
+                json.dumps(
+                    {"messages": [{**turns[0], "content": f"{n} {turns[0]['content']}"}, turns[1]]}
+                )
+                + "\n"
+                for n in range(count)
+            )
+        )
+        command = [sys.executable, "-c", PEAK, str(file)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        peaks.append((int(done.stdout), file.stat().st_size))
+    (small, small_size), (large, large_size) = peaks
+    assert large - small < large_size - small_size + 300 * 40_000

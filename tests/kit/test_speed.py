@@ -144,8 +144,8 @@ def test_without_liger_a_gpu_prints_one_sentence(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)  # as if not installed
     models.fuse(tiny())
     assert capsys.readouterr().out == (
-        "training on this GPU would be faster: fused layers need the package liger-kernel; "
-        "run `pip install liger-kernel`\n"
+        "training on this GPU would be faster: fused layers: expected the package "
+        "liger-kernel, got none; run `pip install liger-kernel`\n"
     )
 
 
