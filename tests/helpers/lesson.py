@@ -42,7 +42,6 @@ def make_trainer(params, run, model, tokenizer, encoded):
         return dpo.PairTrainer(
             model, sft.load_start(params)[0], config, train_dataset=data, processing_class=tokenizer
         )
-    patches.score_trained_ids_only()
     config = SFTConfig(**settings, dataset_kwargs={"skip_prepare_dataset": True})
     return SFTTrainer(
         model,
@@ -56,6 +55,7 @@ def make_trainer(params, run, model, tokenizer, encoded):
 def train(params):
     """Do what sft.train does, without preflight, validation and scores."""
     sft.hardware(params)
+    patches.score_trained_ids_only()  # for all processes alike: it changes the last bit
     model, tokenizer = sft.load_start(params)
     rows, encoded = load_rows(params, tokenizer)
     run = runs.start(params, data=[rows], base=runs.start_from(params))

@@ -49,7 +49,7 @@ if __name__ == "__main__":
             raise DivergedError("loss is nan", line=7)
         if PARAMS.mode == "run":
             from kit import runs
-            run = runs.start("launched", PARAMS)
+            run = runs.start({"run": "launched", "model": ""})
             run.add(score=0.5)
         torch.distributed.barrier()
 """

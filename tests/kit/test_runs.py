@@ -734,7 +734,7 @@ class Lines:
     def note(self, text):
         self.calls.append(text)
 
-    def update(self, done, loss=None, validation=None):
+    def update(self, done, loss=None, validation=None, reward=None):
         self.calls.append((done, self.total, loss, validation))
 
     def finish(self, text):
