@@ -16,7 +16,7 @@ from kit.engine import checkpoints
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-PAGES = [README, *(f.read_text(encoding="utf-8") for f in sorted(PROJECT.glob("docs/*.md")))]
+PAGES = [README, (PROJECT / "docs" / "when_training_goes_wrong.md").read_text(encoding="utf-8")]
 MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
 LINES = readme.commands(README)
 SCRIPTS = [line for line in LINES if "scripts/" in line]
