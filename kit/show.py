@@ -6,6 +6,7 @@ opened again shows the twin.
 """
 
 import base64
+import contextlib
 import dis
 import html
 import io
@@ -133,7 +134,8 @@ class Progress:
         if os.environ.get("RANK", "0") != "0":
             return
         if "KIT_PROGRESS" in os.environ:
-            Path(os.environ["KIT_PROGRESS"]).write_text(line, encoding="utf-8")
+            with contextlib.suppress(OSError):  # a lost line must not end a training
+                Path(os.environ["KIT_PROGRESS"]).write_text(line, encoding="utf-8")
         if in_notebook():
             from IPython.display import DisplayHandle
 

@@ -86,6 +86,7 @@ def progress(title):
         finally:
             done.set()
             thread.join()
+            os.environ.pop("KIT_PROGRESS", None)
             print("\r" + " " * 90 + "\r" if terminal else "", end="")
 
 

@@ -409,3 +409,11 @@ def test_a_live_curve_is_thin_and_ends_with_the_last_point(monkeypatch):
     bar._draw()
     steps = [step for step, _ in drawn[0]["loss"]]
     assert steps == list(range(2, 1002, 3)) and len(steps) <= show.CURVE_POINTS
+
+
+def test_a_progress_file_that_is_gone_ends_no_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_PROGRESS", str(tmp_path / "gone" / "progress.txt"))
+    line = show.progress("run", 3)
+    line.note("loading")
+    line.update(1, loss=2.0)
+    line.finish("trained")

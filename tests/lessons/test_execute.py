@@ -164,6 +164,7 @@ def test_the_progress_of_a_lesson_is_shown(tmp_path, run, monkeypatch):
     code, out, err = run("--out", tmp_path / "out", file)
     assert (code, err) == (0, "") and out.count("step 3/9") == 1
     assert re.search(r"02_p +0:\d\d  step 3/9", out)
+    assert "KIT_PROGRESS" not in os.environ
 
 
 def test_changed_settings_of_an_own_run_get_advice(tmp_path, run):

@@ -165,8 +165,9 @@ def test_own_task_lines(tmp_path):
         assert done.code == 0, (line, done.output[-3000:])
 
 
-def test_help_answers():
-    done = readme.run(next(line for line in LINES if line.endswith("--help")), os.environ)
+def test_help_answers(tmp_path):
+    line = next(line for line in LINES if line.endswith("--help"))
+    done = readme.run(line, environment(tmp_path / "runs"))
     assert done.code == 0 and "--learning_rate" in done.output
 
 
