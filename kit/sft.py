@@ -14,18 +14,32 @@ import random
 
 from kit import chat, models, preflight, records, runs, scoring, tasks
 from kit.engine import distributed
-from kit.engine.patches import checkpointing_name, score_trained_ids_only
+from kit.engine.patches import checkpointing_name, narrow_states, score_trained_ids_only
 from kit.errors import DataError, SettingsError
 
 SCORED = 200  # test questions, for the scores before and after
 VALIDATED = 128  # rows, for the loss during training
 
 
-def load_start(params):
-    """Return (model, tokenizer) of the model to continue from, with the template of the params."""
-    model, tokenizer = models.load(runs.start_from(params))
+def load_start(params, *, where=None, bits=None):
+    """Return (model, tokenizer) of the model to continue from, with the template of the params.
+
+    bits: of each weight, in place of params.lora_bits.
+    """
+    if params.lora_bits < 32 and (split() or not params.lora_rank):
+        raise SettingsError("expected 32 for full training and for a model that FSDP2 or DeepSpeed "
+                            f"splits, got {params.lora_bits}; set lora_rank, or launch without "
+                            "them", field="lora_bits")
+    model, tokenizer = models.load(runs.start_from(params), where=where,
+                                   bits=bits or params.lora_bits)
     chat.prepare(tokenizer, model, params.template)
     return model, tokenizer
+
+
+def split():
+    """Return whether FSDP2 or DeepSpeed splits the model over processes."""
+    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return any(os.environ.get(name, "").lower() == "true" for name in names)
 
 
 def load_chats(params, tokenizer, split="train"):
@@ -217,24 +231,65 @@ def few_steps(model, encoded, *, steps, learning_rate, batch_size=16, warmup_rat
 def lora(params, model):
     """Return the LoraConfig of the params, None for rank 0.
 
-    The role tokens of our template are new, so their embedding rows train too. Under a model's own
-    template no token is new, and the tables stay frozen.
+    The role tokens of our template are new, so their rows of the embedding tables train too, and
+    no other row does. FSDP2 and DeepSpeed cannot split a table of which some rows train, so there
+    the whole tables train. Under a model's own template no token is new, and they stay frozen.
     """
     from peft import LoraConfig
 
     if not params.lora_rank:
         return None
     checkpointing_name()
+    head_with_bias()
     targets = params.lora_targets.replace(" ", "").split(",")
+    tables = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    names = [name for name, part in model.named_modules() if id(part) in tables]
     options = {}
-    if getattr(model, "role_ids", None):
-        tables = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-        names = [name for name, part in model.named_modules() if id(part) in tables]
-        options = {"modules_to_save": [name.split(".")[-1] for name in names],
-                   "ensure_weight_tying": model.config.tie_word_embeddings}
+    if ids := getattr(model, "role_ids", None):
+        options = {"trainable_token_indices": dict.fromkeys(names, ids)}
+        if split():
+            options = {"modules_to_save": names,
+                       "ensure_weight_tying": model.config.tie_word_embeddings}
     return LoraConfig(r=params.lora_rank, lora_alpha=params.lora_alpha or 2 * params.lora_rank,
                       lora_dropout=params.lora_dropout, task_type="CAUSAL_LM", **options,
                       target_modules=targets[0] if targets == ["all-linear"] else targets)
+
+
+def head_with_bias():
+    """Let TRL read `bias` of an output table of which peft trains some rows.
+
+    TRL 1.16 reads `lm_head.bias`, and the wrapper of peft 0.21 has `weight` only. It can go when
+    the wrapper answers for both.
+    """
+    from peft.utils.other import TrainableTokensWrapper
+
+    TrainableTokensWrapper.bias = property(lambda wrapper: wrapper.original_module.bias)
+
+
+def complete(trainer, params):
+    """Complete what peft 0.21 and TRL 1.16 leave of a trainer with adapters.
+
+    peft computes a table with trained rows without the hook of the table. TRL rounds the adapters
+    of a 4-bit base to bfloat16, where small steps are lost. A rounded base would stay rounded in
+    model/, so its adapters are merged into a base of 32 bits.
+    """
+    narrow_states(trainer.model)
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    if params.lora_bits < 32:
+        trainer.model.merge_and_unload = lambda: merged(trainer.model, params)
+
+
+def merged(model, params):
+    """Return the start model of the params in float32, with the adapters of `model` merged in."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    base, _ = load_start(params, where="cpu", bits=32)
+    base.generation_config = model.generation_config
+    whole = get_peft_model(base, copy.deepcopy(model.active_peft_config))
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return whole.merge_and_unload()
 
 
 def report_rows(run, rows):
@@ -265,6 +320,8 @@ def train(params, load_rows, make_trainer, *, reference=False, load_validation=N
     run = runs.start(params, data=[rows], base=base, reference=base if reference else None)
     trainer = make_trainer(params, run, model, tokenizer, encoded)
     trainer.rows_per_step = params.batch_size
+    if params.lora_rank:
+        complete(trainer, params)
     checks = preflight.run(trainer, tokenizer, rows)
     new = not run.finished
     if new and distributed.is_first():
