@@ -123,7 +123,7 @@ def span_faults(rows, tokenizer):
     """
     stop, control, prompt = chat.stop_token(tokenizer), set(chat.control_ids(tokenizer)), None
     if tokenizer.chat_template:
-        prompt = chat.encode(tokenizer, [{"role": "user", "content": ""}], reply_next=True).ids[-1]
+        prompt = chat.encode(tokenizer, [{"role": "user", "content": ""}], reply_next=True).input_ids[-1]
         template = chat.layout(tokenizer, ("user", "assistant"))
         control -= {item.id for item in template if item.trained}
     control.add(stop)

@@ -98,20 +98,9 @@ def by_length(lengths, batch_size, seed):
 
 
 def sft_dataset(encoded, batch_size=32, seed=0):
-    """Return columns `input_ids` and `labels` (-100 where the loss mask is 0), which TRL takes.
-
-    The ids go from array to Arrow, and never become Python numbers.
-    """
-    import numpy as np
-    import pyarrow as pa
-
+    """Return columns `input_ids` and `labels` (-100 where the loss mask is 0), which TRL takes."""
     order = by_length([len(e) for e in encoded], batch_size, seed)
-    ends = np.cumsum([0, *(len(encoded[i]) for i in order)], dtype=np.int64)
-    ids = np.frombuffer(b"".join(encoded[i].ids for i in order), np.int32)
-    mask = np.frombuffer(b"".join(encoded[i].mask for i in order), bool)
-    labels = np.where(mask, ids, np.int32(chat.IGNORED))
-    columns = {name: pa.LargeListArray.from_arrays(ends, values)
-               for name, values in (("input_ids", ids), ("labels", labels))}
+    columns = {name: [getattr(encoded[i], name) for i in order] for name in ("input_ids", "labels")}
     return dataset(columns, f"sft {batch_size} {seed}")
 
 
