@@ -5,7 +5,6 @@ The training itself is TRL's SFTTrainer or DPOTrainer, built in the lesson's own
 """
 
 import copy
-import dataclasses
 import hashlib
 import itertools
 import math
@@ -131,14 +130,12 @@ def hardware(params, processes=None):
                             f"{params.batch_size}; raise --batch_size", field="batch_size")
     share = math.ceil(params.batch_size / processes)
     micro = min(params.micro_batch_size or share, share)
-    names = {f.name for f in dataclasses.fields(TrainingArguments)}
-    checkpointing = ("activation_checkpointing" if "activation_checkpointing" in names
-                     else "gradient_checkpointing")  # transformers renamed it
+    renamed = hasattr(TrainingArguments, "activation_checkpointing")
     return {
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": math.ceil(share / micro),
         "bf16": models.compute_dtype(where) == torch.bfloat16,
-        checkpointing: False,
+        f"{'activation' if renamed else 'gradient'}_checkpointing": False,
         "use_cpu": where == "cpu",
         **({"max_steps": int(os.environ["KIT_MAX_STEPS"])} if smoke_test() else {}),
         "train_sampling_strategy": "sequential",  # sft_dataset and dpo_dataset have drawn the order
@@ -189,8 +186,7 @@ def mean_loss(model, encoded, *, batch_size=32):
     return sum(nats.item() for nats, _ in sums) / sum(trained for _, trained in sums)
 
 
-def few_steps(model, encoded, *, steps, learning_rate, batch_size=16, warmup_ratio=0.05,
-              validation=None):
+def few_steps(model, encoded, *, steps, learning_rate, batch_size=16, validation=None):
     """Train a copy of the model by the loop of lesson 02, and write nothing. Lessons 02 and 03.
 
     The rows are taken in order, and again from the first. Return the copy and {"training":
@@ -201,8 +197,7 @@ def few_steps(model, encoded, *, steps, learning_rate, batch_size=16, warmup_rat
 
     model, rows = copy.deepcopy(model).train(), itertools.cycle(encoded)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    warmup = math.ceil(steps * warmup_ratio)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, math.ceil(0.05 * steps), steps)
     losses = {"training": []} | ({"validation": []} if validation else {})
     for step in range(1, steps + 1):
         nats, trained = summed_loss(model, list(itertools.islice(rows, batch_size)))

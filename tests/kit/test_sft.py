@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import random
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -772,8 +773,8 @@ def test_fewer_bits_are_for_lora_in_whole_models(monkeypatch, fields, launched):
 
 
 @pytest.mark.parametrize("bits", [32, 16])
-def test_a_run_on_a_rounded_base_ends_as_a_plain_model(tmp_path, monkeypatch, bits):
-    """model/ is the base in float32 with the adapters of adapter/ merged in."""
+def test_a_run_on_a_rounded_base_ends_as_a_plain_model(tmp_path, monkeypatch, capsys, bits):
+    """model/ is the base in float32 with adapter/ merged in, and a resume gives the same bytes."""
     monkeypatch.setenv("KIT_RUNS", str(tmp_path))
     monkeypatch.setenv("KIT_MAX_STEPS", "2")
     file = tmp_path / "rows.jsonl"
@@ -783,11 +784,23 @@ def test_a_run_on_a_rounded_base_ends_as_a_plain_model(tmp_path, monkeypatch, bi
     ]
     file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
     params = lesson.Params(
-        task=str(file), run="bits", lora_rank=2, lora_bits=bits, batch_size=4, learning_rate=1e-2
+        task=str(file),
+        run="bits",
+        lora_rank=2,
+        lora_dropout=0.1,
+        lora_bits=bits,
+        batch_size=4,
+        learning_rate=1e-2,
+        save_steps=1,
     )
-    run = sft.train(
-        params, sft.load_chats, lesson.make_trainer, load_validation=None, evaluate=None
-    )
+    run = sft.train(params, sft.load_chats, lesson.make_trainer, evaluate=None)
+    first, metrics = run.report["weights_sha256"], runs.metrics(run)
+    for name in ("checkpoint-2", "model", "adapter"):
+        shutil.rmtree(run.folder / name)
+    (run.folder / "report.json").unlink()
+    assert sft.train(params, sft.load_chats, lesson.make_trainer, evaluate=None).finished
+    assert "resuming from checkpoint-1" in capsys.readouterr().out
+    assert (run.report["weights_sha256"], runs.metrics(run)) == (first, metrics)
     model, _ = sft.models.load(run.folder.name)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     start, _ = sft.load_start(params, bits=32)
