@@ -1,11 +1,10 @@
-"""The table of checks before step 1, read from the ids, labels and weights themselves. Lesson
-03."""
+"""The table of checks before step 1, read from ids, labels and weights themselves. Lesson 03."""
 
 import itertools
 import math
 import operator
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kit import chat, speed
 from kit.engine.distributed import as_split
@@ -15,8 +14,7 @@ LN2 = math.log(2)
 LONGEST = 8  # rows that are collated to see what a batch trains
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One line of the preflight table."""
 
     name: str
@@ -61,12 +59,8 @@ def data_checks(trainer, rows, tokenizer) -> list:
     The collator's batch of the longest rows must train what the rows train, so nothing is cut and
     no pad is trained.
     """
-    data = trainer.train_dataset
-    if not hasattr(data, "num_rows"):
-        return []  # a stream can be read only once
-    columns = data.with_format(None)[:]
-    faults = span_faults(examples(columns), tokenizer)
-    stop = tokenizer.convert_ids_to_tokens(chat.stop_token(tokenizer))
+    columns, stop = trainer.train_dataset.with_format(None)[:], chat.stop_token(tokenizer)
+    faults, stop = span_faults(examples(columns), tokenizer), tokenizer.convert_ids_to_tokens(stop)
     checks = [none("every row trains a token", faults["untrained"], "rows without a trained token"),
               none("labels are the ids of their places", faults["shifted"],
                    "rows with wrong labels"),
@@ -74,27 +68,27 @@ def data_checks(trainer, rows, tokenizer) -> list:
                    f"spans that do not end with {stop}")]
     if rows is None:
         return checks
-    rejected = len(rows.rejected)
-    checks.insert(0, Check("rows in = used + rejected", rows.rows_in == len(data) + rejected,
-                           f"{rows.rows_in} = {len(data)} + {rejected}"))
+    used, rejected = len(trainer.train_dataset), len(rows.rejected)
+    checks.insert(0, Check("rows in = used + rejected", rows.rows_in == used + rejected,
+                           f"{rows.rows_in} = {used} + {rejected}"))
     if rows.kind == "completion":
-        checks.append(none("every trained span is a completion",
-                           other_completions(columns, rows, tokenizer),
+        others = other_completions(columns, rows, tokenizer)
+        checks.append(none("every trained span is a completion", others,
                            "rows that are not exactly one completion"))
     else:
         turns = sum(m["role"] == "assistant" for row in rows for m in row.get("messages", ()))
         wrong = faults["wrong"] + abs(turns - faults["spans"]) * (rows.kind == "chat")
         checks.append(none("every trained span is one reply", wrong,
                            "spans that are not exactly one reply"))
-    counts = control_counts(columns, tokenizer)
-    expected = template_counts(rows, tokenizer, "chosen_ids" in columns)
-    checks.append(Check("control ids = those of the template", counts == expected,
+    counts, paired = control_counts(columns, tokenizer), "chosen_ids" in columns
+    checks.append(Check("control ids = those of the template",
+                        counts == template_counts(rows, tokenizer, paired),
                         ", ".join(f"{token} {n}" for token, n in counts.items())))
-    if "chosen_ids" in columns:
+    if paired:
         same = sum(map(operator.eq, columns["chosen_ids"], columns["rejected_ids"]))
         checks.append(none("chosen ids differ from rejected ids", same, "pairs with equal ids"))
     collate = getattr(trainer, "data_collator", None)
-    return checks + (batch_checks(data, collate) if collate else [])
+    return checks + (batch_checks(trainer.train_dataset, collate) if collate else [])
 
 
 def examples(columns):
