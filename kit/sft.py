@@ -25,7 +25,7 @@ def load_start(params, *, where=None, bits=None):
 
     bits: of each weight, in place of params.lora_bits.
     """
-    if params.lora_bits < 32 and (split() or not params.lora_rank):
+    if params.lora_bits < 32 and (is_split() or not params.lora_rank):
         raise SettingsError("expected 32 for full training and for a model that FSDP2 or DeepSpeed "
                             f"splits, got {params.lora_bits}; set lora_rank, or launch without "
                             "them", field="lora_bits")
@@ -35,7 +35,7 @@ def load_start(params, *, where=None, bits=None):
     return model, tokenizer
 
 
-def split():
+def is_split():
     """Return whether FSDP2 or DeepSpeed splits the model over processes."""
     names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
     return any(os.environ.get(name, "").lower() == "true" for name in names)
@@ -231,7 +231,7 @@ def lora(params, model):
     options = {}
     if ids := getattr(model, "role_ids", None):
         options = {"trainable_token_indices": dict.fromkeys(names, ids)}
-        if split():
+        if is_split():
             options = {"modules_to_save": names,
                        "ensure_weight_tying": model.config.tie_word_embeddings}
     return LoraConfig(r=params.lora_rank, lora_alpha=params.lora_alpha or 2 * params.lora_rank,
@@ -333,13 +333,14 @@ def validation_rows(params, tokenizer, load_rows):
 def before_and_after(params, run, evaluate=scoring.evaluate):
     """Return and print the scores of the start model and of the run's model, with the difference.
 
-    Both answer the same test questions, at most SCORED, evenly spaced over the test files.
+    Both answer the same test questions, at most SCORED, evenly spaced over the test files. Both
+    have lora_bits per weight, because a GPU that trained on 4 bits may have no room for more.
     """
     task = tasks.load(params.task, check=False)
     questions, most = tasks.questions(task), 8 if smoke_test() else SCORED
     questions, results = questions[:: math.ceil(len(questions) / most)], []
     for name in (runs.start_from(params), run.model):
-        model, tokenizer = models.load(name)
+        model, tokenizer = models.load(name, bits=params.lora_bits)
         chat.prepare(tokenizer, model, params.template)
         results.append(evaluate(model, tokenizer, questions, task))
     before, after = results
