@@ -245,13 +245,13 @@ def control_ids(tokenizer):
 
 def atoms(tokenizer, text):
     """Return the control ids and the texts between them of what a template wrote."""
-    control, at, found = control_ids(tokenizer), 0, []
+    control, at, pieces = control_ids(tokenizer), 0, []
     encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
     for i, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
         if i in control:
-            found += [text[at:start], i]
+            pieces += [text[at:start], i]
             at = stop
-    return [atom for atom in [*found, text[at:]] if atom != ""]
+    return [atom for atom in [*pieces, text[at:]] if atom != ""]
 
 
 def layout(tokenizer, roles, reply_next=False):
