@@ -117,7 +117,7 @@ def span_faults(rows, tokenizer):
     """
     stop, control, prompt = chat.stop_token(tokenizer), set(chat.control_ids(tokenizer)), None
     if tokenizer.chat_template:
-        prompt = chat.encode(tokenizer, [{"role": "user", "content": ""}], reply_next=True).input_ids[-1]
+        prompt = prompt_end(tokenizer)
         template = chat.layout(tokenizer, ("user", "assistant"))
         control -= {item.id for item in template if item.trained}
     control.add(stop)
@@ -132,6 +132,12 @@ def span_faults(rows, tokenizer):
             begins = start > 0 and ids[start - 1] == prompt
             faults["wrong"] += not (begins and control.isdisjoint(ids[start : end - 1]))
     return faults
+
+
+def prompt_end(tokenizer):
+    """Return the last id of the generation prompt, after which a reply begins."""
+    user = [{"role": "user", "content": ""}]
+    return chat.encode(tokenizer, user, reply_next=True).input_ids[-1]
 
 
 def other_completions(columns, rows, tokenizer):

@@ -539,7 +539,10 @@ def test_own_template_strips_what_it_strips():
         by_template = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
         encoded = chat.encode(tokenizer, messages)
         assert encoded.input_ids == by_template
-        assert tokenizer.decode([i for i, m in zip(encoded.input_ids, encoded.loss_mask) if m][:-1]) == kept
+        assert (
+            tokenizer.decode([i for i, m in zip(encoded.input_ids, encoded.loss_mask) if m][:-1])
+            == kept
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
