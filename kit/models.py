@@ -91,8 +91,7 @@ def storage(bits):
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
                              bnb_4bit_use_double_quant=True,
                              bnb_4bit_compute_dtype=torch.bfloat16)
-    return {"dtype": torch.bfloat16, "quantization_config": nf4,
-            "device_map": {"": torch.cuda.current_device()}}
+    return {"dtype": torch.bfloat16, "quantization_config": nf4}
 
 
 def parts(name, folder, local, random_seed, options):
