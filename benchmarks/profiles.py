@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 KINDS = {  # the first pattern that a kernel's name matches
+    "communication": "nccl",
     "norm, rotary, gate (Liger)": "rms_norm|_rope|swiglu|geglu",
     "attention": "flash|fmha|varlen",
     "head's scores (TRL)": "^_(forward|backward)_kernel",
@@ -177,6 +178,22 @@ def gaps(kernels):
     return sum(size for size, *_ in found), sum(size for size, *_ in found if size > LONG), longest
 
 
+def alone(kernels, pattern):
+    """Return (seconds in which a kernel of the pattern runs, those in which no other one runs)."""
+    edges = []
+    for start, stop, name in kernels:
+        matches = bool(re.search(pattern, name, re.IGNORECASE))
+        edges += [(start, matches, 1), (stop, matches, -1)]
+    running, before, spent, by_itself = {True: 0, False: 0}, 0.0, 0.0, 0.0
+    for at, matches, change in sorted(edges):
+        if running[True]:
+            spent += at - before
+            by_itself += (at - before) * (not running[False])
+        running[matches] += change
+        before = at
+    return spent, by_itself
+
+
 def summary(seen, steps, wall, ids):
     """All times are milliseconds of one step, `wall` (seconds) is a step's without the profiler.
 
@@ -206,6 +223,8 @@ def summary(seen, steps, wall, ids):
                     event.count // steps,
                 ]
                 break
+    communication, by_itself = alone(kernels, KINDS["communication"])
+    busiest = sorted(seen.key_averages(), key=lambda event: -event.self_cpu_time_total)[:12]
     ordered = sorted(top.items(), key=lambda item: -item[1][0])[:24]
     return {
         "ids": ids,
@@ -217,6 +236,16 @@ def summary(seen, steps, wall, ids):
         },
         "idle_ms": round(1e3 * idle / steps, 1),
         "idle_in_long_gaps_ms": round(1e3 * waiting / steps, 1),
+        "communication_ms": round(1e3 * communication / steps, 1),
+        "communication_alone_ms": round(1e3 * by_itself / steps, 1),
+        "cpu": {
+            event.key[:70]: [
+                round(event.device_time_total / 1e3 / steps, 2),
+                round(event.self_cpu_time_total / 1e3 / steps, 2),
+                event.count // steps,
+            ]
+            for event in busiest
+        },
         "launches": len(kernels) // steps,
         "longest_gaps": longest,
         "owners": owners,
