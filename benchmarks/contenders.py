@@ -109,6 +109,15 @@ SHAPES = {  # configs as published, weights at random
 CHECKED = 8  # rows whose loss and gradient each contender tells before it is timed; of pairs, those of a step
 
 
+
+def micro_batch_size(lengths, batch_size, tokens):
+    """Return the largest number of rows at once that divides a step and holds about `tokens` ids.
+
+    lengths: ids of each row. Accumulation makes up for fewer rows, so the steps stay the same.
+    """
+    most = max(1, int(tokens * len(lengths) / sum(lengths)))
+    return max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= most)
+
 def cuda():
     return torch.cuda.is_available()
 
@@ -332,7 +341,7 @@ def sft_trainer(spec, folder, data, batch):
         micro = (
             batch
             if spec["task"] == "fit"
-            else speed.micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
+            else micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
         )
         hardware = kit_sft.hardware(SimpleNamespace(batch_size=batch, micro_batch_size=micro)) | (
             {"bf16": True} if way.endswith("bf16") else {}
@@ -460,7 +469,7 @@ def raw(spec, made, first):
     policy.zero_grad(set_to_none=True)
     size, micro = (
         spec["batch"],
-        speed.micro_batch_size(spec["lengths"], spec["batch"], tokens=spec["ids"]),
+        micro_batch_size(spec["lengths"], spec["batch"], tokens=spec["ids"]),
     )
     if spec["task"] == "profile":
         return profiles.of_work(
@@ -544,7 +553,7 @@ def dpo(spec):
                 2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"])
                 for p in made
             ]
-            micro = speed.micro_batch_size(lengths, spec["batch"], tokens=spec["ids"])
+            micro = micro_batch_size(lengths, spec["batch"], tokens=spec["ids"])
             fitting = kit_sft.hardware(
                 SimpleNamespace(batch_size=spec["batch"], micro_batch_size=micro)
             )

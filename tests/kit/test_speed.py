@@ -28,19 +28,6 @@ def tiny():
 # Rows at once
 
 
-@pytest.mark.parametrize(
-    "tokens,processes,wanted",
-    [(1_000, 1, 2), (6_000, 1, 16), (10**9, 1, 48), (10**9, 4, 12), (1, 1, 1)],
-)
-def test_rows_at_once_divide_the_step(tokens, processes, wanted):
-    assert speed.micro_batch_size([300, 400, 350], 48, processes, tokens) == wanted
-
-
-@pytest.mark.parametrize("in_order,wanted", [(True, [4, 5]), (False, [1, 6])])
-def test_the_largest_micro_batch_is_one_of_the_run(in_order, wanted):
-    assert speed.largest([3, 10, 1, 1, 8, 9, 12], 2, in_order) == wanted
-
-
 class Gpu:
     """A trainer on a pretended GPU that holds `room` rows, twice as many with checkpointing."""
 
