@@ -71,7 +71,7 @@ def _fits(trainer):
     lengths, device, failed = _lengths(trainer.train_dataset), trainer.args.device, 0
     rows = sorted(range(len(lengths)), key=lengths.__getitem__)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([device]):
             _step(trainer, rows[-trainer.args.per_device_train_batch_size :])
     except torch.OutOfMemoryError:
         failed = 1
