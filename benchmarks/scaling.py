@@ -2,6 +2,8 @@
 
     python -m benchmarks.scaling --out scaling.json [--gpus 4] [--variants "ddp,fsdp2 local"]
     python -m benchmarks.scaling --out tiny.json --tiny    two CPU processes and a tiny model
+    python -m benchmarks.scaling --out course.json --course    losses of the course's scripts
+    python -m benchmarks.scaling --out memory.json --memory    peaks of 8B under FSDP2, and the plan
 
 One GPU alone trains the rows that GPU 0 has among the others, so a share of 100% is as fast as all
 GPUs alone. Another process trains whole steps on one GPU, for the losses. Then one start per
@@ -30,7 +32,7 @@ from types import SimpleNamespace
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from kit import launch
+from kit import launch, runs
 from kit.errors import KitError
 
 SHAPES = {  # name: (name in kit.memory.SHAPES, changes of its config)
@@ -60,7 +62,7 @@ VARIANTS = {
 }
 DEFAULT = [name for name in VARIANTS if name not in ("fsdp2 segments", "fsdp2 local", "fsdp2 bf16")]
 WARM, TIMED, REPEATS = 2, 4, 2  # steps, steps, repeats
-LOSS_STEPS = 6
+LOSS_STEPS, COURSE_STEPS = 6, 8
 MEDIAN, SPREAD, LONGEST = 270, 0.9, 1024  # ids of a row, log-normal
 MEMORY_IDS, MEMORY_STEPS = 2048, 4
 JOB_SECONDS = 90  # a measurement that takes longer hangs
@@ -401,6 +403,10 @@ def table(results):
             nats = apart(result["losses"], whole["losses"]) if whole and n > 1 else math.nan
             print(f"{shape:6}{variant:18}{n:5}{result['tokens_per_s'] / n:15,.0f}{rates:>18}"
                   f"{share:8.1%}{nats:12.1e}{result['peak_gb']:9.1f}{result.get('retries', 0):9}")
+        elif job == "course":
+            one = by_job[job, shape, "ddp-1", n]
+            print(f"{shape} {variant}: {apart(result['losses'], one['losses']):.1e} nats from one "
+                  f"GPU over {len(result['losses'])} steps")
         elif job == "memory":
             print(f"{shape:6}{variant:18}{n:5} peak {result['peak_gb']:.1f} GB, planned "
                   f"{result['planned_gb']:.1f} GB")
@@ -431,6 +437,7 @@ def main():
     parser.add_argument("--variants", default=DEFAULT, **names)
     parser.add_argument("--profile", default=["ddp 1.7B", "fsdp2 1.7B"], **names)
     parser.add_argument("--memory", action="store_true", help="peak of 8B under FSDP2 instead")
+    parser.add_argument("--course", action="store_true", help="losses of the scripts instead")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -456,12 +463,32 @@ def measure_all(options, folder):
         jobs = [["fsdp2 checkpointed", large], ["fsdp2", large]]
         together(options, folder, "memory", jobs, until)
         return
+    if options.course:
+        course(options, folder)
+        return
     alone(options, folder, until)
     write(options, folder)
     for strategy, share in (("ddp", 0.42), ("fsdp2", 1)):
         jobs = [[name, shape] for name in options.variants for shape in options.shapes
                 if name.split()[0] == strategy]
         together(options, folder, "speed", jobs, time.time() + share * (until - time.time()))
+
+
+def course(options, folder):
+    """Train the scripts of SFT and DPO on one GPU and on all, in steps of the same rows."""
+    os.environ |= {"KIT_RUNS": str(folder / "runs"), "KIT_MAX_STEPS": str(COURSE_STEPS)}
+    (folder / "together").mkdir()
+    rows = 8 * options.gpus
+    for script in ("sft_chat", "dpo"):
+        for strategy, n in (("ddp", 1), ("ddp", options.gpus), ("fsdp2", options.gpus)):
+            run = f"{script}-{strategy}-{n}"
+            launch.run(script, n, strategy=strategy, run=run, start="", batch_size=rows,
+                       micro_batch_size=8)
+            losses = [row["loss"] for row in runs.metrics(f"{run}-pocket")]
+            record = {"losses": losses, "processes": n, "peak_gb": math.nan}
+            (folder / "together" / f"course {strategy}-{n} {script}.json").write_text(
+                json.dumps(record))
+            write(options, folder)
 
 
 def write(options, folder):
