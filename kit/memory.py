@@ -9,7 +9,7 @@ once (rows x length; a DPO pair is two rows).
 
 import html
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kit import settings, show
@@ -197,6 +197,8 @@ def plan(model, training):
     gradients = gradient * trained // (n if stage >= 2 else 1)
     weights //= n if stage == 3 else 1
     gathered = c * (2 * s.linear + s.tables) * (stage == 3) + gradient * trained * (stage == 0)
+    if stage == 3 and n > 1 and t.precision == "autocast":
+        t = replace(t, precision="bf16")  # products and states have the dtype of gathered weights
     moments = {}
     for moment, (own, copies, activations, buffers) in backward(s, t, gradients).items():
         sizes = weights, own, optimizer, copies, activations, buffers + gathered * (n > 1)
@@ -209,14 +211,13 @@ def plan(model, training):
 def backward(s, t, gradients):
     """Return {moment: (gradients, bf16 copies, activations, buffers)}, from the loss to the update.
 
-    Autocast keeps a copy in 2 bytes of each weight of a product; with FSDP2 the gathered weights
-    have 2 bytes already. The loss has scores of one tile, and states and their gradients.
+    Autocast keeps a copy in 2 bytes of each weight of a product. The loss has scores of one tile,
+    and states and their gradients.
     """
     _, _, _, c, r = PRECISIONS[t.precision]
     stream, layer = r * s.hidden * t.ids, layer_activations(s, t)
     layers = s.layers * (stream if t.checkpointing else layer) + stream
-    cast = t.precision == "autocast" and not (t.processes > 1 and t.strategy == "fsdp2")
-    copy = 2 * s.linear * cast
+    copy = 2 * s.linear * (t.precision == "autocast")
     copies = 0 if t.checkpointing else copy * s.layers
     first = gradients if t.accumulation > 1 else 0  # of earlier micro batches
     first += 0 if t.lora_rank and not t.lora_tables else 4 * s.vocab * s.hidden

@@ -138,12 +138,13 @@ def advice(trainer):
     except SettingsError:  # a model that the planner cannot describe
         return f"{rows} rows at once do not fit into the GPU; try micro_batch_size={rows // 2 or 1}"
     limit = min(room / memory.MARGIN, need - 1)  # `now` did not fit, whatever the plan says
-    lora = {"lora_rank": 16, "lora_tables": False}
-    for words, change in (("", {}), (" with checkpointing", {"checkpointing": True}),
-                          (" with lora_rank=16", lora)):
-        counts = [n for n in range(1, rows + 1) if rows % n == 0 and memory.plan(
-            config, replace(now, micro_batch_size=n, accumulation=2, **change)).peak <= limit]
-        advised += [f"micro_batch_size={n}{words}" for n in counts[-1:]]
+    ways = {"": {}, " with checkpointing": {"checkpointing": True},
+            " with lora_rank=16": {"lora_rank": 16, "lora_tables": False}}
+    for words, change in ways.items():
+        trainings = [replace(now, micro_batch_size=n, accumulation=2, **change)
+                     for n in range(1, rows + 1) if rows % n == 0]
+        fitting = [t for t in trainings if memory.plan(config, t).peak <= limit]
+        advised += [f"micro_batch_size={t.micro_batch_size}{words}" for t in fitting[-1:]]
     smaller = "a smaller model, a smaller max_length, or FSDP2 on more GPUs"
     return (f"{rows} rows of up to {now.length:,} ids at once need about {need / 1e9:,.2f} GB, the "
             f"GPU has {room / 1e9:,.2f} GB for this process; try {', or '.join(advised) or smaller}")
