@@ -1,7 +1,7 @@
 """Real ids a second of TRL's defaults, of the recipes TRL documents, of a raw loop, and of ours, on
 one GPU.
 
-    python -m benchmarks.speed_gpu [--seconds 300] [--only "135M+sft;dpo"] [--out results.jsonl] [--toy]
+    python -m benchmarks.speed_gpu [--seconds 300] [--only "135M+sft;dpo"] [--out results.jsonl] [--tiny]
     python -m benchmarks.speed_gpu --chart results.jsonl chart.png
 
 Ceilings first, then each contender in a process of its own, forked before CUDA starts; a second
@@ -199,7 +199,7 @@ def name_of_gpu():
 
 def measure(options):
     begun, out = time.monotonic(), Path(options.out)
-    shapes = ["toy"] if options.toy else ["135M", "0.6B", "1.7B", "8B"]
+    shapes = ["toy"] if options.tiny else ["135M", "0.6B", "1.7B", "8B"]
     specs = plan(shapes)
     if options.only:
         specs = [
@@ -215,7 +215,7 @@ def measure(options):
         "task": "ceiling",
         "shape": "",
         "way": "matmul and copy",
-        "seconds": 0.2 if options.toy else 2.0,
+        "seconds": 0.2 if options.tiny else 2.0,
     }
     rounds = [
         (0, ceiling),
@@ -228,7 +228,7 @@ def measure(options):
             if left < 5:
                 print(f"out of time after {len(lines)} of {len(rounds)} measurements")
                 break
-            spec = complete(dict(spec), options.toy) if spec["shape"] else dict(spec)
+            spec = complete(dict(spec), options.tiny) if spec["shape"] else dict(spec)
             limit = min(
                 left,
                 75
@@ -349,7 +349,7 @@ def main():
         "--out", default="benchmarks/results/speed_gpu.jsonl", help="a line a measurement, appended"
     )
     parser.add_argument(
-        "--toy", action="store_true", help="a toy shape for a dry run, on a CPU too"
+        "--tiny", action="store_true", help="a tiny shape for a dry run, on a CPU too"
     )
     parser.add_argument(
         "--chart", nargs=2, metavar=("RESULTS", "PNG"), help="draw committed results and end"
