@@ -96,7 +96,7 @@ def train_all(spec):
 
 
 def model_of(shape, fused=True):
-    """Return the model with random float32 weights; with `fused`, as kit.models.load prepares it."""
+    """Return the model with random float32 weights; if `fused`, as kit.models.load prepares it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -436,7 +436,7 @@ def main():
     parser.add_argument("--shapes", default=["0.6B", "1.7B"], **names)
     parser.add_argument("--variants", default=DEFAULT, **names)
     parser.add_argument("--profile", default=["ddp 1.7B", "fsdp2 1.7B"], **names)
-    parser.add_argument("--memory", action="store_true", help="peak of 8B under FSDP2 instead")
+    parser.add_argument("--memory", action="store_true", help="peaks of 8B under FSDP2 instead")
     parser.add_argument("--course", action="store_true", help="losses of the scripts instead")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)

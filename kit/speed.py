@@ -147,4 +147,5 @@ def advice(trainer):
         advised += [f"micro_batch_size={t.micro_batch_size}{words}" for t in fitting[-1:]]
     smaller = "a smaller model, a smaller max_length, or FSDP2 on more GPUs"
     return (f"{rows} rows of up to {now.length:,} ids at once need about {need / 1e9:,.2f} GB, the "
-            f"GPU has {room / 1e9:,.2f} GB for this process; try {', or '.join(advised) or smaller}")
+            f"GPU has {room / 1e9:,.2f} GB for this process; "
+            f"try {', or '.join(advised) or smaller}")
