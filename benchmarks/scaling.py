@@ -410,20 +410,25 @@ def table(results):
         elif job == "memory":
             print(f"{shape:6}{variant:18}{n:5} peak {result['peak_gb']:.1f} GB, planned "
                   f"{result['planned_gb']:.1f} GB")
-    for (job, shape, variant, n), result in by_job.items():
-        if job == "speed" and "phases_ms" in result:
-            phases = ", ".join(f"{name} {both[0]:.0f}/{both[1]:.0f}"
-                               for name, both in result["phases_ms"].items())
-            print(f"{shape} {variant} on {n}, ms of one step until [CPU/GPU] ends: {phases}")
-        if "profile" in result:
-            profile = result["profile"]
-            print(f"  profile of {shape} {variant}: step {profile['wall_ms']} ms, idle "
-                  f"{profile['idle_ms']}, communication {profile['communication_ms']} of which "
-                  f"alone {profile['communication_alone_ms']}; kinds {profile['kinds_ms']}")
-            for spent, count, name in profile["kernels"][:8]:
-                print(f"    {spent:8.2f} ms {count:5} {name}")
-            for name, (on_gpu, on_cpu, count) in profile["cpu"].items():
-                print(f"    CPU {on_cpu:8.2f} ms {count:5} {name} (GPU {on_gpu})")
+    for (_, shape, variant, n), result in by_job.items():
+        details(f"{shape} {variant} on {n}", result)
+
+
+def details(name, result):
+    """Print the phases of one step, and where its time goes."""
+    if "phases_ms" in result:
+        phases = ", ".join(f"{part} {both[0]:.0f}/{both[1]:.0f}"
+                           for part, both in result["phases_ms"].items())
+        print(f"{name}, ms of one step until [CPU/GPU] ends: {phases}")
+    if "profile" in result:
+        profile = result["profile"]
+        print(f"  profile of {name}: step {profile['wall_ms']} ms, idle "
+              f"{profile['idle_ms']}, communication {profile['communication_ms']} of which "
+              f"alone {profile['communication_alone_ms']}; kinds {profile['kinds_ms']}")
+        for spent, count, kernel in profile["kernels"][:8]:
+            print(f"    {spent:8.2f} ms {count:5} {kernel}")
+        for call, (on_gpu, on_cpu, count) in profile["cpu"].items():
+            print(f"    CPU {on_cpu:8.2f} ms {count:5} {call} (GPU {on_gpu})")
 
 
 def main():
@@ -485,9 +490,8 @@ def course(options, folder):
             launch.run(script, n, strategy=strategy, run=run, start="", batch_size=rows,
                        micro_batch_size=8)
             losses = [row["loss"] for row in runs.metrics(f"{run}-pocket")]
-            record = {"losses": losses, "processes": n, "peak_gb": math.nan}
-            (folder / "together" / f"course {strategy}-{n} {script}.json").write_text(
-                json.dumps(record))
+            file = folder / "together" / f"course {strategy}-{n} {script}.json"
+            file.write_text(json.dumps({"losses": losses, "processes": n}))
             write(options, folder)
 
 
