@@ -218,7 +218,7 @@ def measure(shape, variant, spec):
                    "retries": ends.retries, "phases_ms": phases.spent}
         record["tokens_per_s"] = record["tokens"] / sum(seconds)
     if profiled and distributed.is_first():
-        record["profile"] = profiles.summary(window.seen, 1, record["s_a_step"], ids[-1])
+        record["profile"] = profiles.summary(window.profile, 1, record["s_a_step"], ids[-1])
     trainer.accelerator.free_memory()
     return record
 

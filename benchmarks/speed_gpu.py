@@ -152,18 +152,18 @@ def forked(work, limit):
         finally:
             os._exit(0)
     os.close(write)
-    told, until = b"", time.monotonic() + limit
+    answer, until = b"", time.monotonic() + limit
     while select.select([read], [], [], max(0.0, until - time.monotonic()))[0]:
         part = os.read(read, 65536)
         if not part:
             break
-        told += part
+        answer += part
     else:
         os.kill(child, signal.SIGKILL)
     os.close(read)
     status = os.waitpid(child, 0)[1]
     return (
-        json.loads(told) if told else {"error": f"no answer within {limit:.0f} s (status {status})"}
+        json.loads(answer) if answer else {"error": f"no answer within {limit:.0f} s (status {status})"}
     )
 
 
@@ -235,10 +235,10 @@ def measure(options):
                 if spec["task"] == "profile"
                 else next((most for word, most in LIMITS.items() if word in spec["way"]), 45),
             )
-            found = (started if "error" in device else run_forked)(spec, limit)
+            result = (started if "error" in device else run_forked)(spec, limit)
             line = {key: spec[key] for key in ("task", "shape", "way")} | {
                 "round": number,
-                **found,
+                **result,
                 **facts,
             }
             file.write(json.dumps(line) + "\n")
@@ -246,7 +246,7 @@ def measure(options):
             lines.append(line)
             print(
                 f"{time.monotonic() - begun:5.0f} s  {spec['task']:7} {spec['shape']:5} {spec['way']:24}",
-                {k: v for k, v in found.items() if k not in QUIET},
+                {k: v for k, v in result.items() if k not in QUIET},
                 flush=True,
             )
     return lines
@@ -255,14 +255,14 @@ def measure(options):
 def best_rates(lines):
     """{(task, shape): {way: [rates]}} of what was measured; where several calls did, of the
     newest."""
-    found = {}
+    rates = {}
     for line in lines:
         rate = line.get("pairs_per_s", line.get("ids_per_s"))
         if rate and line["task"] not in ONCE:
-            calls = found.setdefault((line["task"], line["shape"]), {}).setdefault(line["way"], {})
+            calls = rates.setdefault((line["task"], line["shape"]), {}).setdefault(line["way"], {})
             calls.setdefault(line.get("call", 1), []).append(rate)
     return {
-        key: {way: calls[max(calls)] for way, calls in ways.items()} for key, ways in found.items()
+        key: {way: calls[max(calls)] for way, calls in ways.items()} for key, ways in rates.items()
     }
 
 
