@@ -174,8 +174,8 @@ def test_shapes_of_rows(folder):
     }
     own = chat("x", "refund")
     own["messages"].insert(0, {"role": "system", "content": "of the row"})
-    assert tasks._chat(task, own) == own
-    assert tasks._chat(task, {"text": "plain"}) is None
+    assert tasks.shaped(task, own, "chat") == own
+    assert tasks.shaped(task, {"text": "plain"}, "chat") is None
     assert tasks.rows(task, "validation", "completion").kind == "completion"
 
 
