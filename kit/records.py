@@ -23,7 +23,8 @@ ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 MARKS = {  # first bytes of files that are no rows of text, whatever their ending says
     b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip or Excel", b"PAR1": "Parquet", b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16", b"[": "a JSON array"}
-ADVICE = 'correct these rows or read with on_bad="skip"'
+ADVICE = "correct these rows"
+SKIP = ' or use on_bad="skip"'  # helps only where another row is left
 
 
 def find(path) -> Path:
@@ -164,6 +165,7 @@ class Records:
         """
         new = [Problem(self.file, self.lines[i], *faults[i]) for i in sorted(faults)]
         if new and on_bad == "stop":
+            advice += SKIP * (len(new) < len(self))
             raise bad_rows(self.file, new, self.rows_in, advice)
         rest = self.only([i for i in range(len(self)) if i not in faults])
         rest.problems = sorted(self.problems + new, key=lambda problem: problem.line)
@@ -192,6 +194,7 @@ class Records:
             return self
         error = refusal(self.file, "at least one row", "none", "correct the file")
         if self.problems:
+            advice += SKIP * bool(self.content)
             error = bad_rows(self.file, self.problems, self.rows_in, advice)
         error.records = self
         raise error
@@ -251,7 +254,7 @@ def split_leaked(rows, questions, on_bad="stop") -> Records:
     One DataError lists all rows with such a prompt; with on_bad="skip" they are rejected.
     """
     return rows.reject(row_checks.leakage(rows, questions), on_bad,
-                       'remove them from one of the files or use on_bad="skip"')
+                       "remove them from one of the files")
 
 
 def text_lines(file, digest):

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import pickle
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_a_chat_cell_of_a_csv_file_is_json(tmp_path):
     error = stopped(file, "chat")
     assert said(error, file) == (
         "a.csv:3: expected JSON, got Expecting value at character 14 (1 of 2 rows is "
-        'bad); correct these rows or read with on_bad="skip"'
+        'bad); correct these rows or use on_bad="skip"'
     )
     assert list(records.read(file, on_bad="skip")) == [GOOD["chat"]]
 
@@ -232,8 +233,7 @@ def test_a_file_of_bad_rows_only_is_refused_even_with_skip(tmp_path):
     error = stopped(file, "chat", on_bad="skip")
     assert said(error, file) == (
         "a.jsonl:1: expected JSON, got Expecting value at character 1; line 2: expected JSON, got "
-        "Expecting value at character 1 (2 of 2 rows are bad); correct these rows or "
-        'read with on_bad="skip"'
+        "Expecting value at character 1 (2 of 2 rows are bad); correct these rows"
     )
     assert len(error.problems) == 2
 
@@ -272,7 +272,7 @@ def test_all_problems_of_a_file_in_one_error(tmp_path):
         "a.jsonl:2: prompt: expected text that is not empty, got ''; line 2: completion: expected "
         "text, got 7; line 3: expected JSON, got Expecting property name enclosed in "
         "double quotes at character 2; and 2 more in .problems (4 of 6 rows are bad); correct "
-        'these rows or read with on_bad="skip"'
+        'these rows or use on_bad="skip"'
     )
     assert (error.file, error.line, error.field, error.exit_code) == (name, 2, "prompt", 2)
 
@@ -370,7 +370,13 @@ def test_other_types_and_bad_utf8_of_a_parquet_file(tmp_path):
         (
             "preferences",
             {"question": "a", "chosen": "b", "rejected": "c"},
-            [(None, "the columns prompt, chosen, rejected", "the columns question, chosen, rejected")],
+            [
+                (
+                    None,
+                    "the columns prompt, chosen, rejected",
+                    "the columns question, chosen, rejected",
+                )
+            ],
         ),
         (
             "preferences",
@@ -690,8 +696,7 @@ def test_a_wrong_delimiter_or_header_is_named_with_the_columns_found(tmp_path, t
     rows = text.count("\n") - 1
     assert said(stopped(file, "completion", on_bad="skip"), file) == (
         f"a.csv:2: expected the columns prompt, completion or text, got {got} ({rows} of {rows} "
-        f"row{'s' * (rows > 1)} {'are' if rows > 1 else 'is'} bad); correct "
-        f'these rows or read with on_bad="skip"'
+        f"row{'s' * (rows > 1)} {'are' if rows > 1 else 'is'} bad); correct these rows"
     )
 
 
@@ -1019,8 +1024,8 @@ def test_the_command_reports_without_training(tmp_path):
     code, out, err = command(bad, "--kind", "completion")
     assert (code, out.splitlines()[1:]) == (2, [f"{bad}:2: {sentence}"])
     assert err == (
-        f"DataError: {bad}:2: {sentence} (1 of 2 rows is bad); correct these rows or read "
-        'with on_bad="skip"\n'
+        f"DataError: {bad}:2: {sentence} (1 of 2 rows is bad); correct these rows or use "
+        'on_bad="skip"\n'
     )
     worse = write(tmp_path / "c.jsonl", ["x"] * 5)
     code, out, err = command(worse, "--kind", "chat", "--rejected", tmp_path / "r.jsonl")
@@ -1088,3 +1093,62 @@ def test_a_row_costs_its_bytes_and_300_more(tmp_path):
         peaks.append((int(done.stdout), file.stat().st_size))
     (small, small_size), (large, large_size) = peaks
     assert large - small < large_size - small_size + 300 * 40_000
+
+
+READY = """
+import json, os, resource, sys
+from kit import chat, models, records, sft
+import datasets, torch
+from transformers import AutoTokenizer
+
+def facts():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return [used.ru_maxrss * 1024, used.ru_utime + used.ru_stime]
+
+tokenizer = AutoTokenizer.from_pretrained(models.POCKET)
+chat.prepare(tokenizer)
+start = facts()
+rows = records.read(sys.argv[1])
+encoded = chat.encode_chats(tokenizer, (row["messages"] for row in rows))
+data = sft.sft_dataset(encoded)
+assert len(data) == len(rows)
+print(json.dumps([start, facts()]))
+"""
+FILE, MEMORY, SPEED = 200e6, 2e9, 1.5e6  # bytes, bytes, bytes per second on two cores
+
+
+def conversations(file, size):
+    """Write chat rows of `size` bytes with words of the course's rows; return the bytes."""
+    draw, words = random.Random(0), set()
+    for line in open(ROOT / "data_samples" / "cron" / "chat.jsonl", encoding="utf-8"):
+        words.update(
+            word for turn in json.loads(line)["messages"] for word in turn["content"].split()
+        )
+    words, written = sorted(words), 0
+    with open(file, "wb") as out:
+        while written < size:
+            texts = [" ".join(draw.choices(words, k=draw.randint(4, 30))) for _ in range(4)]
+            row = chat(*zip(("user", "assistant") * 2, texts))
+            written += out.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return written
+
+
+def test_200_mb_are_ready_to_train_in_2_gb(tmp_path):
+    """Peak memory per byte, from two small files, says what 200 MB need. So does the time."""
+    sizes, starts, ends = [], [], []
+    for size in (3e6, 12e6):
+        file = tmp_path / "rows.jsonl"
+        sizes.append(conversations(file, size))
+        done = subprocess.run(
+            [sys.executable, "-c", READY, str(file)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        start, end = json.loads(done.stdout)
+        starts.append(start)
+        ends.append(end)
+    per_byte = (ends[1][0] - ends[0][0]) / (sizes[1] - sizes[0])
+    seconds = ends[1][1] - starts[1][1]
+    print(f"{per_byte:.2f} bytes per byte of rows, {sizes[1] / seconds / 1e6:.2f} MB per second")
+    assert starts[1][0] + per_byte * FILE < MEMORY
+    # Processor seconds of one core. Two cores have two per second; a busy machine inflates them.
+    assert sizes[1] / seconds > SPEED / 2
