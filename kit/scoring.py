@@ -268,12 +268,14 @@ def answer(model, tokenizer, messages, text, *, max_new_tokens=48, temperature=0
     Where the conversation no longer fits the model's positions, the oldest turns after the system
     message are left out. Raises SettingsError when `text` alone is too long.
     """
+    text = text.encode(errors="replace").decode()  # a lone surrogate of a terminal has no ids
     room, turns = _room(model, max_new_tokens), [*messages, {"role": "user", "content": text}]
     first = int(turns[0]["role"] == "system")
     while len(ids := chat.encode(tokenizer, turns, reply_next=True).input_ids) > room:
         if len(turns) == first + 1:
+            advice = "shorten it" if room > first else "lower max_new_tokens"
             raise SettingsError(f"expected a message of at most {max(room, 0)} ids, got "
-                                f"{len(ids)}; shorten it")
+                                f"{len(ids)}; {advice}")
         turns = turns[:first] + turns[first + 2 :]
     reply, = generate(model, tokenizer, [ids], max_new_tokens=max_new_tokens,
                       temperature=temperature, seed=seed)

@@ -172,11 +172,12 @@ def load(name, *, folder=None, on_bad="stop", check=True) -> Task:
 
 def of_run(folder, check=True):
     """Return the task of a run folder, its task.py with the rows beside the original; or None."""
-    name = checkpoints.read_json(folder / "run.json").get("params", {}).get("task")
+    params = checkpoints.read_json(folder / "run.json").get("params")
+    name = str(params.get("task") or "") if isinstance(params, dict) else ""
     if not name or not (folder / "task.py").is_file():
         return load(name, check=check) if name else None
     original = folder
-    with contextlib.nullcontext() if check else contextlib.suppress(MissingError):
+    with contextlib.nullcontext() if check else contextlib.suppress(KitError):
         original = find(name).parent
     return replace(load(folder / "task.py", folder=original, check=check), name=Path(name).stem)
 
@@ -358,7 +359,7 @@ def accepts(task, reply, question, judge=None):
     judge = judge or task.judge
     try:
         return bool(judge(reply, question.right))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"expected True or False for the reply {reply!r} where {question.right!r} "
                         f"is right, got {type(error).__name__}: {error}; correct the function",
                         file=str(task.file), line=_raised(error, task.file),

@@ -13,9 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bases
 import pytest
 
-from kit import models, records, settings, tasks
+from kit import models, records, scoring, settings, tasks
 from kit.engine import checkpoints
 from kit.errors import KitError
 from kit.settings import Settings
@@ -250,6 +251,25 @@ def test_help_lists_the_flags():
         [sys.executable, str(script), flag], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0 and "--seed" in done.stdout
+
+
+# Replies
+
+
+def test_a_message_that_does_not_fit_is_shortened_or_gets_a_shorter_reply():
+    model, tokenizer = bases.base()
+    positions = model.config.max_position_embeddings
+    for text, limit, pattern in (
+        ("day " * 500, 8, "(shorten it)"),
+        ("day", positions, "lower (.*)"),
+    ):
+        message = [model, tokenizer, [], text]
+        advice = named(pattern, refused(scoring.answer, *message, max_new_tokens=limit))
+        if advice == "shorten it":
+            message[3] = text[:40]
+        else:
+            limit = {advice: 8}["max_new_tokens"]
+        assert len(scoring.answer(*message, max_new_tokens=limit)) == 2
 
 
 # Models

@@ -430,3 +430,8 @@ def test_the_oldest_turns_go_when_the_conversation_is_too_long(pair):
             SettingsError, match=r"expected a message of at most 120 ids, got \d+; shorten it"
         ):
             scoring.answer(model, tokenizer, messages, "day " * 200, max_new_tokens=8)
+
+
+def test_a_message_with_half_of_a_surrogate_pair_gets_a_reply(pair):
+    turns = scoring.answer(*pair, [], "at noon \udcff", max_new_tokens=2)
+    assert turns[0]["content"] == "at noon ?" and turns[1]["role"] == "assistant"
