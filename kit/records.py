@@ -164,12 +164,9 @@ class Records:
         on_bad="stop" raises one DataError that names them all; "skip" adds them to `.problems`.
         """
         new = [Problem(self.file, self.lines[i], *faults[i]) for i in sorted(faults)]
-        if new and on_bad == "stop":
-            advice += SKIP * (len(new) < len(self))
-            raise bad_rows(self.file, new, self.rows_in, advice)
         rest = self.only([i for i in range(len(self)) if i not in faults])
         rest.problems = sorted(self.problems + new, key=lambda problem: problem.line)
-        return rest.checked("skip", advice)
+        return rest.checked(on_bad if new else "skip", advice)
 
     def mapped(self, kind, change):
         """Return Records of `kind` with change(row) for each row; None leaves out the row."""
