@@ -109,7 +109,7 @@ def _generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=128, t
     import torch
 
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
-    made = [None] * len(prompts)
+    pairs = [None] * len(prompts)
     torch.manual_seed(seed)
     stop, begin, progress = chat.stop_token(tokenizer), time.monotonic(), None
     with _evaluating(model):
@@ -120,14 +120,14 @@ def _generate(model, tokenizer, prompts, *, max_new_tokens=48, batch_size=128, t
                                         max_new_tokens=max_new_tokens)
             for i, ids in zip(rows, replies, strict=True):
                 cut = len(ids) == max_new_tokens and stop not in ids
-                made[i] = chat.decode_reply(tokenizer, ids), cut
+                pairs[i] = chat.decode_reply(tokenizer, ids), cut
             if progress is None and time.monotonic() - begin > PATIENCE:
                 progress = show.progress("scoring", len(prompts), unit="question")
             if progress:
                 progress.update(start + len(rows))
     if progress:
         progress.finish(f"{len(prompts)} replies in {time.monotonic() - begin:.0f} s")
-    return made
+    return pairs
 
 
 def generate(model, tokenizer, prompts, **options):
