@@ -147,7 +147,8 @@ def load(name, *, folder=None, on_bad="stop", check=True) -> Task:
     """
     file = find(name)
     source, code = _module(file)
-    values = {field: getattr(code, field, None) for field in FIELDS}
+    defaults = {"system": "", "validation": VALIDATION, "judge": exact}
+    values = {field: getattr(code, field, defaults.get(field)) for field in FIELDS}
 
     def path(field, value):
         target = Path(folder or file.parent) / value if isinstance(value, str) else value
@@ -159,11 +160,8 @@ def load(name, *, folder=None, on_bad="stop", check=True) -> Task:
     tests = values.pop("test") or TEST
     if not isinstance(tests, float):
         tests = tuple(path("test", test) for test in ([tests] if isinstance(tests, str) else tests))
-    if values["validation"] is None:
-        values["validation"] = VALIDATION
     values |= {field: path(field, values[field])
                for field in ("train", "validation", "completions", "pairs")}
-    values |= {"system": values["system"] or "", "judge": values["judge"] or exact}
     task = Task(name=file.stem, file=file, source=source, module=code, tests=tests, **values)
     if check:
         _check(task, on_bad)
