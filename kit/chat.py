@@ -14,7 +14,7 @@ import json
 import re
 import secrets
 import weakref
-from dataclasses import dataclass
+from array import array
 from typing import NamedTuple
 
 from kit.errors import DataError, Problem, SettingsError, bad_rows
@@ -46,19 +46,26 @@ TEMPLATE = """\
 _plain_copies, _layouts = weakref.WeakKeyDictionary(), weakref.WeakKeyDictionary()
 
 
-@dataclass
 class Encoded:
-    """One example: `input_ids` and `loss_mask` (1 = trained)."""
+    """One example: `input_ids` and `loss_mask` (1 = trained), stored in 5 bytes per id."""
 
-    input_ids: list
-    loss_mask: list
+    __slots__ = ("ids", "mask")
 
-    @property
-    def labels(self):
-        return [i if m else IGNORED for i, m in zip(self.input_ids, self.loss_mask)]
+    def __init__(self, input_ids, loss_mask):
+        self.ids, self.mask = array("i", input_ids), bytes(loss_mask)
+
+    input_ids = property(lambda self: self.ids.tolist())
+    loss_mask = property(lambda self: list(self.mask))
+    labels = property(lambda self: [i if m else IGNORED for i, m in zip(self.ids, self.mask)])
 
     def __len__(self):
-        return len(self.input_ids)
+        return len(self.ids)
+
+    def __eq__(self, other):
+        return (self.ids, self.mask) == (other.ids, other.mask)
+
+    def __repr__(self):
+        return f"Encoded(input_ids={self.input_ids}, loss_mask={self.loss_mask})"
 
 
 class Item(NamedTuple):
@@ -320,19 +327,24 @@ def stop_token(tokenizer):
 
 def encode_chats(tokenizer, conversations, *, reply_next=False):
     """Return the Encoded of each conversation, an iterable of message lists. See `encode`."""
-    conversations, rows = list(conversations), []
-    roles = [tuple(message["role"] for message in messages) for messages in conversations]
-    layouts = {key: layout(tokenizer, key, reply_next) for key in dict.fromkeys(roles)}
-    texts = (item.text(messages) for key, messages in zip(roles, conversations)
-             for item in layouts[key] if item.id is None)
-    ids = iter(encode_text(tokenizer, texts, inside=True))
-    for key in roles:
-        row = Encoded([], [])
-        for item in layouts[key]:
-            new = next(ids) if item.id is None else [item.id]
-            row.input_ids += new
-            row.loss_mask += [item.trained] * len(new)
-        rows.append(row)
+    conversations, rows, plans = iter(conversations), [], {}
+    while piece := list(itertools.islice(conversations, PIECE)):
+        layouts = []
+        for messages in piece:
+            roles = tuple(message["role"] for message in messages)
+            if roles not in plans:
+                plans[roles] = layout(tokenizer, roles, reply_next)
+            layouts.append(plans[roles])
+        texts = [item.text(messages) for messages, items in zip(piece, layouts, strict=True)
+                 for item in items if item.id is None]
+        ids = iter(encode_text(tokenizer, texts, inside=True))
+        for items in layouts:
+            input_ids, loss_mask = array("i"), bytearray()
+            for item in items:
+                new = next(ids) if item.id is None else [item.id]
+                input_ids.extend(new)
+                loss_mask += bytes([item.trained]) * len(new)
+            rows.append(Encoded(input_ids, loss_mask))
     return rows
 
 
