@@ -57,8 +57,10 @@ def draw_validation(file, tiny):
     for kind, count in VALIDATION.items():
         rows += [make.gold_row(writer, kind, "none") for _ in range(count // share)]
     wide = make.Writer("validation", "levers wide", make.SEED, wide=True)
-    rows += [make.gold_row(wide, "translate", "none") | {"group": "wide wording"}
-             for _ in range(WIDE // share)]
+    rows += [
+        make.gold_row(wide, "translate", "none") | {"group": "wide wording"}
+        for _ in range(WIDE // share)
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -74,20 +76,33 @@ def start_rows(name, work, tiny):
     for file in ("cron.py", "by_hand.jsonl"):
         shutil.copy(CRON / file, folder)
     count = ["--rows", "300"] if tiny else []
-    command = [sys.executable, "data_samples/generator/make.py", "--out", str(folder),
-               "--mix", mix, "--wording", wording, *count]
+    command = [
+        sys.executable,
+        "data_samples/generator/make.py",
+        "--out",
+        str(folder),
+        "--mix",
+        mix,
+        "--wording",
+        wording,
+        *count,
+    ]
     return start(command, folder / "log.txt")
 
 
 def start(command, log, gpu=None, **variables):
     """Start a command of the project, on one GPU if a number is given."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1",
-                                "TOKENIZERS_PARALLELISM": "false"} | variables
+    environment = (
+        os.environ
+        | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        | variables
+    )
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     with open(log, "w") as out:
-        return subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=out,
-                                stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, cwd=PROJECT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
 
 
 def chain(job):
@@ -111,16 +126,24 @@ def chain(job):
                 encoded = [chat.Encoded(e.input_ids, [1] * len(e)) for e in encoded]
             return rows, encoded
 
-        run = sft.train(params, load_rows, lesson.make_trainer, evaluate=None,
-                        reference=name == "dpo")
+        run = sft.train(
+            params, load_rows, lesson.make_trainer, evaluate=None, reference=name == "dpo"
+        )
     model, tokenizer = models.load(run.model)
     task = tasks.load(job["task"], check=False)
     results = scoring.evaluate(model, tokenizer, questions(work, task), task)
-    record = {"base": job["name"], "rows": job["rows"], "seed": job["seed"], "ids": ids,
-              "model": str(run.model), "validation": hits(results),
-              "misses": [[q.messages[-1]["content"], q.right, text]
-                         for q, text in results.misses()][: 120 if job["seed"] == 0 else 0],
-              "seconds": time.monotonic() - begin}
+    record = {
+        "base": job["name"],
+        "rows": job["rows"],
+        "seed": job["seed"],
+        "ids": ids,
+        "model": str(run.model),
+        "validation": hits(results),
+        "misses": [[q.messages[-1]["content"], q.right, text] for q, text in results.misses()][
+            : 120 if job["seed"] == 0 else 0
+        ],
+        "seconds": time.monotonic() - begin,
+    }
     Path(job["record"]).write_text(json.dumps(record))
 
 
@@ -130,8 +153,9 @@ def questions(work, task):
 
     from kit import tasks
 
-    return tasks.questions(dataclasses.replace(task, validation=work / "choose.jsonl"),
-                           "validation")
+    return tasks.questions(
+        dataclasses.replace(task, validation=work / "choose.jsonl"), "validation"
+    )
 
 
 def hits(results):
@@ -146,8 +170,9 @@ def test(job):
     model, tokenizer = models.load(job["model"])
     task = tasks.load("cron", check=False)
     asked = tasks.questions(task)[:: 40 if job["tiny"] else 1]
-    Path(job["record"]).write_text(json.dumps(
-        hits(scoring.evaluate(model, tokenizer, asked, task))))
+    Path(job["record"]).write_text(
+        json.dumps(hits(scoring.evaluate(model, tokenizer, asked, task)))
+    )
 
 
 def english(job):
@@ -157,8 +182,9 @@ def english(job):
     model, tokenizer = models.load(job["base"])
     lines = (PROJECT / "models/pocket/heldout.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line) for line in lines][: 3 if job["tiny"] else None]
-    Path(job["record"]).write_text(json.dumps(
-        {"bits_per_byte": scoring.bits_per_byte(model, tokenizer, texts)}))
+    Path(job["record"]).write_text(
+        json.dumps({"bits_per_byte": scoring.bits_per_byte(model, tokenizer, texts)})
+    )
 
 
 def run_jobs(name, jobs, gpus, end, log):
@@ -185,8 +211,12 @@ def run_jobs(name, jobs, gpus, end, log):
             job, gpu, place, _ = entry
             load[gpu] -= 1
             if not Path(job["record"]).exists():
-                print(f"failed: {place}", *(place / "log.txt").read_text().splitlines()[-12:],
-                      sep="\n  ", flush=True)
+                print(
+                    f"failed: {place}",
+                    *(place / "log.txt").read_text().splitlines()[-12:],
+                    sep="\n  ",
+                    flush=True,
+                )
                 continue
             records.append(job | json.loads(Path(job["record"]).read_text()))
             log(records[-1])
@@ -219,16 +249,28 @@ def table(records, split):
     for record in records:
         if split in record:
             sets.setdefault((record["base"], record["rows"]), []).append(record[split])
-    means = {key: {group: [statistics.mean(map(int, flags)) for flags in
-                           zip(*(run[group] for run in runs), strict=True)]
-                   for group in runs[0]} for key, runs in sets.items()}
+    means = {
+        key: {
+            group: [
+                statistics.mean(map(int, flags))
+                for flags in zip(*(run[group] for run in runs), strict=True)
+            ]
+            for group in runs[0]
+        }
+        for key, runs in sets.items()
+    }
     for (base, rows), groups in means.items():
         line = {"base": base, "rows": rows, "seeds": len(sets[base, rows]), "groups": {}}
         for group, rates in groups.items():
             counts = [run[group].count("1") for run in sets[base, rows]]
             low, high = scoring.Score(statistics.mean(counts), len(rates)).interval
-            cell = {"rate": statistics.mean(rates), "low": low, "high": high, "n": len(rates),
-                    "by_seed": [count / len(rates) for count in counts]}
+            cell = {
+                "rate": statistics.mean(rates),
+                "low": low,
+                "high": high,
+                "n": len(rates),
+                "by_seed": [count / len(rates) for count in counts],
+            }
             if (base, rows) != (PRESENT, STANDARD) and (PRESENT, STANDARD) in means:
                 before = means[PRESENT, STANDARD][group]
                 cell["difference"] = [float(x) for x in scoring.paired_difference(before, rates)]
@@ -259,10 +301,14 @@ class Log:
         chains = [r for r in self.records if "validation" in r]
         result = {
             "command": "python -m benchmarks.levers " + " ".join(sys.argv[1:]),
-            "date": datetime.date.today().isoformat(), "machine": common.machine(),
-            "seconds": time.monotonic() - self.begin, "events": self.events,
-            "bases": self.bases, **more,
-            "validation": table(chains, "validation"), "test": table(chains, "test"),
+            "date": datetime.date.today().isoformat(),
+            "machine": common.machine(),
+            "seconds": time.monotonic() - self.begin,
+            "events": self.events,
+            "bases": self.bases,
+            **more,
+            "validation": table(chains, "validation"),
+            "test": table(chains, "test"),
             "chains": [{key: r[key] for key in kept if key in r} for r in chains],
         }
         partial = self.out / ".levers.json"
@@ -273,9 +319,16 @@ class Log:
 def job_of(base, rows, seed, options, bases):
     """Return the job of one chain."""
     folder = bases[base] if base != PRESENT else "pocket"
-    return {"stage": "chain", "name": base, "base": str(folder), "rows": rows, "seed": seed,
-            "task": str(rows_folder(options.work, rows) / "cron.py"),
-            "work": str(options.work), "tiny": options.tiny}
+    return {
+        "stage": "chain",
+        "name": base,
+        "base": str(folder),
+        "rows": rows,
+        "seed": seed,
+        "task": str(rows_folder(options.work, rows) / "cron.py"),
+        "work": str(options.work),
+        "tiny": options.tiny,
+    }
 
 
 def restored(records):
@@ -290,9 +343,22 @@ def train_bases(options, gpus, seconds, end, log):
     for number, name in enumerate(list(BASES)[: max(gpus, 1)]):
         kind, peak = BASES[name]
         folder = options.work / f"base-{number}"
-        command = [sys.executable, str(RECIPE / "third.py"), "train", "--work", str(options.work),
-                   "--out", str(folder), "--kinds", kind, "--peak", str(peak),
-                   "--seconds", str(seconds), *toy]
+        command = [
+            sys.executable,
+            str(RECIPE / "third.py"),
+            "train",
+            "--work",
+            str(options.work),
+            "--out",
+            str(folder),
+            "--kinds",
+            kind,
+            "--peak",
+            str(peak),
+            "--seconds",
+            str(seconds),
+            *toy,
+        ]
         log_file = options.work / f"base-{number}.txt"
         running[name] = (folder, log_file, start(command, log_file, number if gpus else None))
     bases = {}
@@ -315,7 +381,9 @@ def train_bases(options, gpus, seconds, end, log):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/levers"), help="folder for all else")
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/levers"), help="folder for all else"
+    )
     parser.add_argument("--budget", type=float, default=560.0, help="seconds for everything")
     parser.add_argument("--tiny", action="store_true", help="minutes on a CPU, to see that it runs")
     parser.add_argument("--job", help="one chain, test or measurement, as JSON")
@@ -344,11 +412,27 @@ def measure(options):
     shares = 2 if options.tiny else min(500, 9 * cores)
     toy = ["--toy"] if options.tiny else []
     third = [sys.executable, str(RECIPE / "third.py")]
-    notes = start([*third, "notes", "--work", str(options.work), "--kinds", *kinds, "--shares",
-                   str(shares), "--workers", str(max(1, cores - min(wave, 12) - 2)), *toy],
-                  options.work / "notes.txt")
-    text = start([*third, "text", "--work", str(options.work), "--seconds", "40", *toy],
-                 options.work / "text.txt", gpus - 1 if gpus else None)
+    notes = start(
+        [
+            *third,
+            "notes",
+            "--work",
+            str(options.work),
+            "--kinds",
+            *kinds,
+            "--shares",
+            str(shares),
+            "--workers",
+            str(max(1, cores - min(wave, 12) - 2)),
+            *toy,
+        ],
+        options.work / "notes.txt",
+    )
+    text = start(
+        [*third, "text", "--work", str(options.work), "--seconds", "40", *toy],
+        options.work / "text.txt",
+        gpus - 1 if gpus else None,
+    )
     if any(process.wait() for process in drawing):
         sys.exit((rows_folder(options.work, rows[0]) / "log.txt").read_text())
     log.event(f"rows written; {gpus} GPUs, {cores} cores")
@@ -373,22 +457,45 @@ def measure(options):
     if "wide" in bases:
         names = sorted({STANDARD, chosen_rows + QUESTIONS} - {chosen_rows})
         jobs += [job_of("wide", name, seed, options, bases) for name in names for seed in seeds]
-    jobs += [{"stage": "english", "work": str(options.work), "base": str(folder), "name": name,
-              "tiny": options.tiny} for name, folder in [(PRESENT, "pocket"), *bases.items()]]
+    jobs += [
+        {
+            "stage": "english",
+            "work": str(options.work),
+            "base": str(folder),
+            "name": name,
+            "tiny": options.tiny,
+        }
+        for name, folder in [(PRESENT, "pocket"), *bases.items()]
+    ]
     new = run_jobs("bases", jobs, gpus, end - 45, lambda r: keep(log, r))
     new = restored([record for record in new if record["stage"] == "chain"])
     chosen = best([r for r in new if r["rows"] == chosen_rows], "base") if new else PRESENT
     log.event(f"base chosen on validation: {chosen}")
 
-    wanted = {(PRESENT, STANDARD), (PRESENT, chosen_rows), (chosen, chosen_rows),
-              ("wide", STANDARD), ("wide", chosen_rows + QUESTIONS)}
-    tests = [{"stage": "test", "work": str(options.work), "model": record["model"],
-              "chain": record["model"], "tiny": options.tiny}
-             for record in sorted(chains + new, key=lambda r: r["base"] != chosen)
-             if (record["base"], record["rows"]) in wanted]
+    wanted = {
+        (PRESENT, STANDARD),
+        (PRESENT, chosen_rows),
+        (chosen, chosen_rows),
+        ("wide", STANDARD),
+        ("wide", chosen_rows + QUESTIONS),
+    }
+    tests = [
+        {
+            "stage": "test",
+            "work": str(options.work),
+            "model": record["model"],
+            "chain": record["model"],
+            "tiny": options.tiny,
+        }
+        for record in sorted(chains + new, key=lambda r: r["base"] != chosen)
+        if (record["base"], record["rows"]) in wanted
+    ]
     for record in run_jobs("test", tests, gpus, end, lambda r: None):
-        scores = {group: flags for group, flags in record.items()
-                  if isinstance(flags, str) and flags and set(flags) <= {"0", "1"}}
+        scores = {
+            group: flags
+            for group, flags in record.items()
+            if isinstance(flags, str) and flags and set(flags) <= {"0", "1"}
+        }
         match = next(r for r in chains + new if r["model"] == record["model"])
         log(match | {"test": scores})
     log.write(chosen={"rows": chosen_rows, "base": chosen})
@@ -407,8 +514,11 @@ def keep(log, record):
 def count_gpus():
     """Return the number of GPUs, without loading torch into this process."""
     code = "import torch; print(torch.cuda.device_count())"
-    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                              check=True).stdout)
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 def show(file):
@@ -416,13 +526,20 @@ def show(file):
     result = json.loads(Path(file).read_text())
     for split in ("validation", "test"):
         for line in result[split]:
-            cells = "  ".join(f"{group} {cell['rate']:.1%}"
-                              + ("" if "difference" not in cell else
-                                 " ({:+.1%} [{:+.1%}, {:+.1%}])".format(*cell["difference"]))
-                              for group, cell in line["groups"].items())
+            cells = "  ".join(
+                f"{group} {cell['rate']:.1%}"
+                + (
+                    ""
+                    if "difference" not in cell
+                    else " ({:+.1%} [{:+.1%}, {:+.1%}])".format(*cell["difference"])
+                )
+                for group, cell in line["groups"].items()
+            )
             print(f"{split:10} {line['base']:16} {line['rows']:16} {line['seeds']} seeds  {cells}")
     for name, base in result["bases"].items():
-        print(f"{name:16} {base.get('bits_per_byte', float('nan')):.3f} bits per byte of held-out text")
+        print(
+            f"{name:16} {base.get('bits_per_byte', float('nan')):.3f} bits per byte of held-out text"
+        )
 
 
 if __name__ == "__main__":

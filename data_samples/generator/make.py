@@ -237,9 +237,7 @@ def chat_row(writer: Writer, kind: str) -> list[dict]:
     ]
 
 
-def chat_rows(
-    seed: int, count: int, wide: bool = False, changes: bool = False
-) -> Iterator[dict]:
+def chat_rows(seed: int, count: int, wide: bool = False, changes: bool = False) -> Iterator[dict]:
     """Yield {messages} rows of all kinds, in the proportions of MIX or CHANGES."""
     writer = Writer("train", "chat", seed, wide, changes)
     kinds = [
@@ -340,9 +338,7 @@ def gold_rows(split: str, wanted: dict) -> Iterator[dict]:
         yield gold_row(writer, kind, held_out)
 
 
-def write(
-    folder: Path, rows: int, seed: int, wide: bool = False, changes: bool = False
-) -> None:
+def write(folder: Path, rows: int, seed: int, wide: bool = False, changes: bool = False) -> None:
     """Write the five files; `rows` counts chat.jsonl, the other training files follow it; `wide`
     adds wordings, `changes` follow-ups."""
     folder.mkdir(parents=True, exist_ok=True)

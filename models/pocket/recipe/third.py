@@ -73,8 +73,14 @@ def write_text(args):
     streams, begin = [encode((str(POCKET / "tokenizer.json"), documents))], time.time()
     for _ in range(args.blocks):
         start = torch.zeros((4 if args.toy else 4096, 1), dtype=torch.long, device=device)
-        ids = net.generate(start, attention_mask=torch.ones_like(start), do_sample=True, top_k=0,
-                           temperature=1.0, max_new_tokens=16 if args.toy else 255)
+        ids = net.generate(
+            start,
+            attention_mask=torch.ones_like(start),
+            do_sample=True,
+            top_k=0,
+            temperature=1.0,
+            max_new_tokens=16 if args.toy else 255,
+        )
         ids = ids[:, 1:].cpu().numpy()
         streams.append(ids[ids != net.config.pad_token_id])
         size = sum(map(len, streams))
@@ -94,8 +100,10 @@ def both_losses(net, teacher, block, of_notes):
     with torch.no_grad():
         wanted = teacher(input_ids=block[of_notes:]).logits[:, :-1].float().log_softmax(-1)
     distance = torch.nn.functional.kl_div(
-        logits[of_notes:].log_softmax(-1).flatten(0, 1), wanted.flatten(0, 1),
-        log_target=True, reduction="batchmean",
+        logits[of_notes:].log_softmax(-1).flatten(0, 1),
+        wanted.flatten(0, 1),
+        log_target=True,
+        reduction="batchmean",
     )
     part = of_notes / len(block)
     return part * loss + (1 - part) * distance
@@ -119,15 +127,23 @@ def train(args):
     notes_ids, text = (stream(args.work / f"{n}.npy", device) for n in (f"notes-{kind}", "text"))
     held = stream(args.work / f"held-{kind}.npy", device)
     held = held[: 32 * rows * length]
-    streams = (batches(notes_ids, length, of_notes, SEED),
-               batches(text, length, rows - of_notes, SEED + 1))
+    streams = (
+        batches(notes_ids, length, of_notes, SEED),
+        batches(text, length, rows - of_notes, SEED + 1),
+    )
     optimizer, steps, history, begin = optimizer_for(net, not args.toy), args.steps, [], time.time()
     warm, step = 2 if args.toy else 100, 0
 
     def measure(loss):
-        history.append({"step": step, "tokens": step * rows * length, "train_loss": loss,
-                        "held_out_notes": round(held_out_loss(net, held, length, rows, cast), 4),
-                        "seconds": round(time.time() - begin, 1)})
+        history.append(
+            {
+                "step": step,
+                "tokens": step * rows * length,
+                "train_loss": loss,
+                "held_out_notes": round(held_out_loss(net, held, length, rows, cast), 4),
+                "seconds": round(time.time() - begin, 1),
+            }
+        )
         print(json.dumps(history[-1]), flush=True)
 
     measure(None)
@@ -165,8 +181,15 @@ def train(args):
     net.to(torch.float16).save_pretrained(out)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(POCKET / name, out)
-    record = {"kind": kind, "peak": args.peak, "text": args.text, "steps": steps,
-              "tokens_of_notes": len(notes_ids), "tokens_of_text": len(text), "history": history}
+    record = {
+        "kind": kind,
+        "peak": args.peak,
+        "text": args.text,
+        "steps": steps,
+        "tokens_of_notes": len(notes_ids),
+        "tokens_of_text": len(text),
+        "history": history,
+    }
     (out / "history.json").write_text(json.dumps(record, indent=0))
 
 
@@ -176,11 +199,18 @@ def main():
     parser.add_argument("--work", type=Path, required=True, help="folder for tokens and weights")
     parser.add_argument("--out", type=Path, help="folder of the new weights")
     parser.add_argument("--base", type=Path, default=POCKET, help="folder of the weights before")
-    parser.add_argument("--kinds", nargs="+", default=["wide"], choices=list(MAKERS),
-                        help="which notes; `train` takes the first")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        default=["wide"],
+        choices=list(MAKERS),
+        help="which notes; `train` takes the first",
+    )
     parser.add_argument("--shares", type=int, default=400, help=f"shares of {DOCUMENTS} documents")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes for notes")
-    parser.add_argument("--blocks", type=int, default=4, help="blocks of text, 4,096 documents each")
+    parser.add_argument(
+        "--blocks", type=int, default=4, help="blocks of text, 4,096 documents each"
+    )
     parser.add_argument("--seconds", type=float, default=170, help="time for text or training")
     parser.add_argument("--steps", type=int, default=6000, help="optimizer steps at most")
     parser.add_argument("--text", type=float, default=0.2, help="share of text in each step")
