@@ -92,11 +92,14 @@ def start_rows(name, work, tiny):
 
 def start(command, log, gpu=None, **variables):
     """Start a command of the project, on one GPU if a number is given."""
-    environment = (
-        os.environ
-        | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        | variables
-    )
+    paths = [str(PROJECT), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    environment |= variables
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     with open(log, "w") as out:
@@ -342,6 +345,9 @@ def train_bases(options, gpus, seconds, end, log):
     running = {}
     for number, name in enumerate(list(BASES)[: max(gpus, 1)]):
         kind, peak = BASES[name]
+        if not (options.work / f"notes-{kind}.npy").exists():
+            log.event(f"no base {name}: its notes were not written in time")
+            continue
         folder = options.work / f"base-{number}"
         command = [
             sys.executable,
@@ -445,8 +451,14 @@ def measure(options):
     plain = [record for record in chains if record["rows"] in rows]  # the lessons' own loss
     chosen_rows = best(plain, "rows") if plain else STANDARD
     log.event(f"rows chosen on validation: {chosen_rows}")
-    notes.wait(), text.wait()
-    log.event("notes: " + "; ".join((options.work / "notes.txt").read_text().splitlines()[-4:]))
+    for process in (notes, text):
+        try:
+            process.wait(max(1, first - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+    for name in ("notes", "text"):
+        lines = (options.work / f"{name}.txt").read_text().splitlines()
+        log.event(f"{name}: " + "; ".join(lines[-4:]))
 
     # Chains on the new bases take about as long as the first ones; the rest is for the bases.
     seconds = end - time.monotonic() - 1.3 * duration - 75

@@ -16,7 +16,6 @@ import math
 import os
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -48,16 +47,26 @@ def share(job):
 
 def write_notes(args):
     """Write W/notes-KIND.npy for each kind; share 0 of a kind is held out."""
-    count, begin = 20 if args.toy else DOCUMENTS, time.time()
-    with ProcessPoolExecutor(args.workers, get_context("fork")) as pool:
-        for kind in args.kinds:
-            jobs = [(kind, number, count) for number in range(args.shares + 1)]
-            held, *parts = pool.map(share, jobs)
-            np.save(args.work / f"held-{kind}.npy", held)
-            np.save(args.work / f"partial-{kind}.npy", np.concatenate(parts))
-            (args.work / f"partial-{kind}.npy").rename(args.work / f"notes-{kind}.npy")
-            size = sum(map(len, parts))
-            print(f"{kind}: {size:,} tokens after {time.time() - begin:.0f} s", flush=True)
+    count, context = 20 if args.toy else DOCUMENTS, get_context("fork")
+    for kind in args.kinds:
+        jobs, parts, begin = [(kind, n, count) for n in range(args.shares + 1)], [], time.time()
+        with context.Pool(args.workers) as pool:  # leaving it ends what still runs
+            for part in pool.imap(share, jobs):
+                parts.append(part)
+                if time.time() - begin > args.each and len(parts) > 1:
+                    break
+        held, *parts = parts
+        np.save(args.work / f"held-{kind}.npy", held)
+        save(args.work / f"notes-{kind}.npy", np.concatenate(parts))
+        seconds = time.time() - begin
+        print(f"{kind}: {sum(map(len, parts)):,} tokens in {seconds:.0f} s", flush=True)
+
+
+def save(file, ids):
+    """Write ids to a file that is whole or absent."""
+    partial = file.with_name(f"partial-{file.name}")
+    np.save(partial, ids)
+    partial.rename(file)
 
 
 @torch.no_grad()
@@ -71,7 +80,10 @@ def write_text(args):
     documents = (POCKET / "recipe" / "sample.txt").read_text(encoding="utf-8").split("\n\n")
     documents = documents[: 50 if args.toy else None]
     streams, begin = [encode((str(POCKET / "tokenizer.json"), documents))], time.time()
+    save(args.work / "text.npy", streams[0].astype(np.uint16))
     for _ in range(args.blocks):
+        if time.time() - begin > args.seconds:
+            break
         start = torch.zeros((4 if args.toy else 4096, 1), dtype=torch.long, device=device)
         ids = net.generate(
             start,
@@ -85,10 +97,7 @@ def write_text(args):
         streams.append(ids[ids != net.config.pad_token_id])
         size = sum(map(len, streams))
         print(f"text: {size:,} tokens after {time.time() - begin:.0f} s", flush=True)
-        if time.time() - begin > args.seconds:
-            break
-    np.save(args.work / "partial-text.npy", np.concatenate(streams).astype(np.uint16))
-    (args.work / "partial-text.npy").rename(args.work / "text.npy")
+        save(args.work / "text.npy", np.concatenate(streams).astype(np.uint16))
 
 
 def both_losses(net, teacher, block, of_notes):
@@ -208,6 +217,7 @@ def main():
     )
     parser.add_argument("--shares", type=int, default=400, help=f"shares of {DOCUMENTS} documents")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes for notes")
+    parser.add_argument("--each", type=float, default=60, help="seconds for a kind of notes")
     parser.add_argument(
         "--blocks", type=int, default=4, help="blocks of text, 4,096 documents each"
     )
