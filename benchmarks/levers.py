@@ -111,7 +111,7 @@ def start(command, log, gpu=None, **variables):
 def chain(job):
     """Train one chain and score it on the drawn validation questions; write its record."""
     from benchmarks.decisions import script
-    from kit import chat, models, scoring, sft, tasks
+    from kit import models, scoring, sft, tasks
 
     begin, work = time.monotonic(), Path(job["work"])
     common = {"model": job["base"], "task": job["task"], "seed": job["seed"], "save_steps": 10**6}
@@ -125,13 +125,15 @@ def chain(job):
             rows, encoded = lesson.load_rows(params, tokenizer, split)
             if split == "train" and name != "dpo":
                 ids[name] = sum(map(len, encoded))
-            if split == "train" and name == "sft_chat" and job["rows"].endswith(QUESTIONS):
-                encoded = [chat.Encoded(e.input_ids, [1] * len(e)) for e in encoded]
             return rows, encoded
 
-        run = sft.train(
-            params, load_rows, lesson.make_trainer, evaluate=None, reference=name == "dpo"
-        )
+        if name == "sft_chat" and job["rows"].endswith(QUESTIONS):
+            run = train_questions(lesson, params, load_rows)
+        else:
+            reference = name == "dpo"
+            run = sft.train(
+                params, load_rows, lesson.make_trainer, evaluate=None, reference=reference
+            )
     model, tokenizer = models.load(run.model)
     task = tasks.load(job["task"], check=False)
     results = scoring.evaluate(model, tokenizer, questions(work, task), task)
@@ -148,6 +150,18 @@ def chain(job):
         "seconds": time.monotonic() - begin,
     }
     Path(job["record"]).write_text(json.dumps(record))
+
+
+def train_questions(lesson, params, load_rows):
+    """Train lesson 03 with the users' turns in the loss, which `sft.train` refuses; return the Run."""
+    from kit import chat, runs, sft
+
+    model, tokenizer = sft.load_start(params)
+    encoded = load_rows(params, tokenizer)[1]
+    encoded = [chat.Encoded(row.input_ids, [1] * len(row)) for row in encoded]
+    run = runs.start(params, base=runs.start_from(params))
+    run.train(lesson.make_trainer(params, run, model, tokenizer, encoded), tokenizer)
+    return run
 
 
 def questions(work, task):
@@ -524,13 +538,9 @@ def keep(log, record):
 
 
 def count_gpus():
-    """Return the number of GPUs, without loading torch into this process."""
-    code = "import torch; print(torch.cuda.device_count())"
-    return int(
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-    )
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def show(file):
