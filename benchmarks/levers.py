@@ -1,6 +1,7 @@
 """Measure what each lever on pocket is worth: its base weights and the course's training rows.
 
     python -m benchmarks.levers --out OUT --budget 560
+    python -m benchmarks.levers --out OUT --weights FILE --counts 9000 7500 6000
 
 Each chain is the course: completion SFT, chat SFT and DPO with the settings of scripts/, three
 seeds. Stages, and what a smaller machine leaves out:
@@ -40,7 +41,7 @@ BASES = {
 }
 VALIDATION = {"translate": 300, "edit": 400, "ask": 100, "cannot": 100, "decline": 100}
 WIDE = 400  # validation phrases in the wide wording
-CHAINS_PER_GPU = 5
+CHAINS_PER_GPU = 6
 SEEDS = 3
 
 
@@ -71,11 +72,11 @@ def rows_folder(work, name):
 
 def start_rows(name, work, tiny):
     """Start to write the training files of one kind of rows; return the process."""
-    folder, (mix, wording) = rows_folder(work, name), name.split()
+    folder, (mix, wording, *number) = rows_folder(work, name), name.split()
     folder.mkdir(parents=True)
     for file in ("cron.py", "by_hand.jsonl"):
         shutil.copy(CRON / file, folder)
-    count = ["--rows", "300"] if tiny else []
+    count = ["--rows", "300" if tiny else number[0]] if tiny or number else []
     command = [
         sys.executable,
         "data_samples/generator/make.py",
@@ -407,11 +408,71 @@ def main():
     parser.add_argument("--budget", type=float, default=560.0, help="seconds for everything")
     parser.add_argument("--tiny", action="store_true", help="minutes on a CPU, to see that it runs")
     parser.add_argument("--job", help="one chain, test or measurement, as JSON")
+    parser.add_argument("--weights", type=Path, help="a new base: how many rows does it need?")
+    parser.add_argument("--rows", default="changes wide", help="mix and wording for --weights")
+    parser.add_argument("--counts", type=int, nargs="+", default=[9000], help="rows of chat.jsonl")
     options = parser.parse_args()
     if options.job:
         job = json.loads(options.job)
         return {"chain": chain, "test": test, "english": english}[job["stage"]](job)
-    measure(options)
+    count_rows(options) if options.weights else measure(options)
+
+
+def count_rows(options):
+    """Train chains on one new base with several numbers of rows, three seeds, and test them all."""
+    begin = time.monotonic()
+    end = begin + options.budget
+    shutil.rmtree(options.work, ignore_errors=True)
+    base = options.work / "base"
+    base.mkdir(parents=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for file in (
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ):
+        shutil.copy(PROJECT / "models" / "pocket" / file, base)
+    shutil.copy(options.weights, base / "model.safetensors")
+    gpus, log = count_gpus(), Log(options.out, begin)
+    names = [f"{options.rows} {count}" for count in options.counts]
+    drawing = [start_rows(name, options.work, options.tiny) for name in names]
+    draw_validation(options.work / "choose.jsonl", options.tiny)
+    if any(process.wait() for process in drawing):
+        sys.exit((rows_folder(options.work, names[0]) / "log.txt").read_text())
+    bases = {options.weights.stem: base}
+    jobs = [
+        job_of(options.weights.stem, name, seed, options, bases)
+        for seed in range(1 if options.tiny else SEEDS)
+        for name in names
+    ]
+    done = run_jobs("rows", jobs, gpus, end - 40, lambda r: log(r | {"base": r["name"]}))
+    done = restored(done)
+    test_chains(done, options, gpus, end, log)
+    log.write()
+    show(options.out / "levers.json")
+
+
+def test_chains(chains, options, gpus, end, log):
+    """Let finished chains answer the test questions and the phrases by hand."""
+    tests = [
+        {
+            "stage": "test",
+            "work": str(options.work),
+            "model": record["model"],
+            "chain": record["model"],
+            "tiny": options.tiny,
+        }
+        for record in chains
+    ]
+    for record in run_jobs("test", tests, gpus, end, lambda r: None):
+        scores = {
+            group: flags
+            for group, flags in record.items()
+            if isinstance(flags, str) and flags and set(flags) <= {"0", "1"}
+        }
+        match = next(r for r in chains if r["model"] == record["model"])
+        log(match | {"test": scores})
 
 
 def measure(options):
@@ -505,25 +566,9 @@ def measure(options):
         ("wide", STANDARD),
         ("wide", chosen_rows + QUESTIONS),
     }
-    tests = [
-        {
-            "stage": "test",
-            "work": str(options.work),
-            "model": record["model"],
-            "chain": record["model"],
-            "tiny": options.tiny,
-        }
-        for record in sorted(chains + new, key=lambda r: r["base"] != chosen)
-        if (record["base"], record["rows"]) in wanted
-    ]
-    for record in run_jobs("test", tests, gpus, end, lambda r: None):
-        scores = {
-            group: flags
-            for group, flags in record.items()
-            if isinstance(flags, str) and flags and set(flags) <= {"0", "1"}
-        }
-        match = next(r for r in chains + new if r["model"] == record["model"])
-        log(match | {"test": scores})
+    finished = sorted(chains + new, key=lambda r: r["base"] != chosen)
+    finished = [r for r in finished if (r["base"], r["rows"]) in wanted]
+    test_chains(finished, options, gpus, end, log)
     log.write(chosen={"rows": chosen_rows, "base": chosen})
     show(options.out / "levers.json")
 
