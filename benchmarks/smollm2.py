@@ -60,7 +60,7 @@ def command(words, end, log, threads):
             raise Late(f"not ended in time: {' '.join(words)}") from None
     seconds = round(time.monotonic() - begin, 1)
     print(f"{seconds:6.1f} s, exit {done.returncode}: {' '.join(words)}", flush=True)
-    if done.returncode not in (0, 2):
+    if done.returncode:
         print(done.stdout[-1500:], Path(log).read_text("utf-8")[-3000:], flush=True)
     return done.returncode, done.stdout, seconds
 
