@@ -182,6 +182,7 @@ def test_the_folder_holds_everything_that_leaves(run, capsys):
         "f16 replies",
         "seed: 0",
         "What it cannot do",
+        f"weights_sha256: {checkpoints.weights_sha256(run / 'model')}",
     ):
         assert part in text, part
     assert (
