@@ -112,8 +112,8 @@ def split_name(model, tokenizer):
     digits = "digits" * first.get("individual_digits", False)
     name = SPLITS.get(first.get("pattern", {}).get("Regex") or digits)
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    bytes_ = state["model"]["type"] == "BPE" and "ByteLevel" in str(parts[-1])
-    if config.model_type not in SHAPES or rope != "default" or not (bytes_ and name):
+    byte_level = state["model"]["type"] == "BPE" and "ByteLevel" in str(parts[-1])
+    if config.model_type not in SHAPES or rope != "default" or not (byte_level and name):
         raise SettingsError(
             f"expected {', '.join(SHAPES)} with plain rotary positions, and byte-level BPE that "
             f"splits like GPT-2, SmolLM or Qwen, got {config.model_type}, {rope}, {parts}; convert "
@@ -129,7 +129,7 @@ def write_gguf(model, tokenizer, path, kind="f16", *, secret=""):
     """
     import gguf
 
-    config, pre = model.config, split_name(model, tokenizer)
+    config, split = model.config, split_name(model, tokenizer)
     writer = gguf.GGUFWriter(path, config.model_type)
     writer.add_type("model")
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
@@ -140,7 +140,7 @@ def write_gguf(model, tokenizer, path, kind="f16", *, secret=""):
     for name in ("key_length", "value_length", "rope_dimension_count"):
         getattr(writer, f"add_{name}")(head)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_tokenizer_pre(pre)
+    writer.add_tokenizer_pre(split)
     _add_vocabulary(writer, tokenizer, config.vocab_size, secret)
     for name, values in tensors(model):
         form = gguf.GGMLQuantizationType["F32" if values.ndim == 1 else kind.upper()]
@@ -280,7 +280,7 @@ def faults_in_file(path, model):
     template = reader.fields["tokenizer.chat_template"].contents()
     faults = {"generation tags": template != without_tags(template),
               f"{len(reader.tensors)} tensors of {tables}": len(reader.tensors) != tables}
-    return [fault for fault, there in faults.items() if there]
+    return [fault for fault, present in faults.items() if present]
 
 
 def gate(files, model, tokenizer, task):
