@@ -290,7 +290,7 @@ def gate(files, model, tokenizer, task):
     """
     import torch
 
-    questions, limit = tasks.questions(task), task.max_new_tokens
+    questions, limit, runaway = tasks.questions(task), task.max_new_tokens, 0
     chats = [question.messages for question in questions]
     n, texts = len(chats), sample_texts(tokenizer, chats)
     chats += hostile(tokenizer, chats[0])
@@ -300,16 +300,15 @@ def gate(files, model, tokenizer, task):
     replies, ids = {"kit": [re.sub(hidden, "", text) for text in right]}, {"kit": prompts}
     options = {"context": 64 * (max(map(len, prompts)) + limit) // 64 + 64,
                "threads": 1 if model.num_parameters() < SMALL else torch.get_num_threads()}
-    faults, runaway = [], []
     for kind, path in files.items():
-        faults += faults_in_file(path, model)
         with serving(path, **options) as server, ThreadPoolExecutor(4) as pool:
             replies[kind] = list(pool.map(lambda messages: server.reply(messages, limit), chats))
             ids[kind] = list(map(server.prompt_ids, chats))
-            runaway += [kind] * (not server.stops(chat.stop_token(tokenizer)))
+            runaway += not server.stops(chat.stop_token(tokenizer))
             if kind == "f16":  # both files hold the same tokenizer
                 text_ids = list(map(server.ids, texts))
     results = {kind: scoring.judged(questions, made[:n], task) for kind, made in replies.items()}
+    faults = [fault for path in files.values() for fault in faults_in_file(path, model)]
     pairs = list(zip(replies["kit"], replies["f16"], prompts, strict=True))
     ties = [a != b and is_tie(model, tokenizer, prompt, [a, b]) for a, b, prompt in pairs]
     wrong = [a != b and not tie for (a, b, _), tie in zip(pairs, ties, strict=True)]
@@ -320,7 +319,7 @@ def gate(files, model, tokenizer, task):
              _none("prompt ids", "0 differ", sum(strange[:n]), f"{n:,} chats"),
              _none("f16 replies", f"0 differ, but for ties within {TIE} nats", sum(wrong[:n]),
                    f"{n:,}, {sum(ties[:n])} ties"),
-             _none("stop token", "ends a reply", len(runaway), f"{len(files)} files run on"),
+             _none("stop token", "ends a reply", runaway, f"{len(files)} files run on"),
              _none("typed control tokens", "0 ids and replies differ", sum(strange[n:] + wrong[n:]),
                    f"{len(chats) - n} chats"), _score_rule(results)]
     return rules, results
