@@ -1,6 +1,6 @@
 """What an instruct model scores without training: an instruction and solved rows in its prompt.
 
-    make smollm2 && python -m benchmarks.prompted [--every N]   # writes results/prompted.json
+    make smollm2 && python -m benchmarks.prompted [--task NAME]   # writes results/prompted.json
 
 Lesson 05 prints the record where the model is not installed. The judge is the task's.
 """
@@ -31,6 +31,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--task", default="cron")
+    parser.add_argument("--examples", type=int, nargs="+", default=[0, 5, 20])
     parser.add_argument("--every", type=int, default=1, help="take each such phrase of the test")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
@@ -38,7 +39,7 @@ def main():
     phrases = tasks.one_turn(task, tasks.questions(task))[:: options.every]
     model, tokenizer = models.load(options.model)
     chat.prepare(tokenizer, model)
-    for examples in (0, 5, 20):
+    for examples in options.examples:
         questions = few_shot(task, phrases, examples)
         results = scoring.evaluate(model, tokenizer, questions, task, batch_size=32)
         scores[f"{options.model}, {examples} examples"] = results.as_dict()

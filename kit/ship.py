@@ -8,7 +8,6 @@ tokens inside a message, so `write_gguf` renames them with a secret: a typed `<u
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -23,23 +22,21 @@ import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from urllib import request
 
 from kit import chat, models, runs, scoring, show, tasks
 from kit.engine import checkpoints
 from kit.errors import KitError, MissingError, SettingsError
 
-SHAPES = {"llama": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3"}  # model_type: its name in gguf
+SHAPES = ("llama", "qwen2", "qwen3")
 QUANTISED = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 FIELDS = {"vocab_size": "vocab_size", "context_length": "max_position_embeddings",
           "embedding_length": "hidden_size", "block_count": "num_hidden_layers",
           "feed_forward_length": "intermediate_size", "head_count": "num_attention_heads",
           "head_count_kv": "num_key_value_heads", "layer_norm_rms_eps": "rms_norm_eps"}
-PLAIN = {"attention_bias": False, "mlp_bias": False, "use_sliding_window": False,
-         "hidden_act": "silu"}
 QWEN_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
               r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 SPLITS = {"": "gpt-2", "digits": "smollm", QWEN_SPLIT: "qwen2"}  # before ByteLevel: in llama.cpp
-ELSEWHERE = "convert it with upstream's convert_hf_to_gguf.py (llama.cpp)"
 WEB = Path(__file__).parent / "web"
 TIE = 0.05  # nats: float16 holds a logit of 20 to 0.01, and several roundings add up
 SMALL = 50_000_000  # parameters: below, a second thread costs llama.cpp more than it gains
@@ -67,17 +64,15 @@ def rotary_rows(values, heads):
 
 
 def tensors(model):
-    """Yield (name in GGUF, float32 array) of each tensor; a tied output table is left out."""
+    """Yield (name in GGUF, float32 array) of each tensor; a tied table is one tensor."""
     import gguf
 
     config = model.config
-    arch = gguf.MODEL_ARCH[SHAPES[config.model_type]]
+    arch = gguf.MODEL_ARCH[config.model_type.upper()]
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for key, weight in model.state_dict().items():
-        if key == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        values, part = weight.float().numpy(), key.split(".")[-2]
+    for key, weight in model.named_parameters():
+        values, part = weight.detach().float().numpy(), key.split(".")[-2]
         if config.model_type == "llama" and part in heads:
             values = rotary_rows(values, heads[part])
         yield names.get_name(key, try_suffixes=(".weight", ".bias")), values
@@ -85,9 +80,8 @@ def tensors(model):
 
 def renamed(token, secret):
     """Return a control token's name in the file: `<user>` becomes `<user:SECRET>`."""
-    if not secret:
-        return token
-    return f"{token[:-1]}:{secret}>" if token.endswith(">") else f"{token}:{secret}"
+    end = ">" if token.endswith(">") else ""
+    return f"{token.removesuffix('>')}:{secret}{end}" if secret else token
 
 
 def without_tags(template):
@@ -116,17 +110,15 @@ def split_name(model, tokenizer):
     parts = (state["pre_tokenizer"] or {}).get("pretokenizers", [state["pre_tokenizer"]])
     first = parts[0] if len(parts) == 2 else {}
     digits = "digits" * first.get("individual_digits", False)
-    split = first.get("pattern", {}).get("Regex") or digits
+    name = SPLITS.get(first.get("pattern", {}).get("Regex") or digits)
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    facts = {field: getattr(config, field, value) for field, value in PLAIN.items()}
-    if config.model_type not in SHAPES or rope != "default" or facts != PLAIN:
-        raise SettingsError(f"expected {', '.join(SHAPES)} with plain rotary positions, {PLAIN}, "
-                            f"got {config.model_type}, {rope}, {facts}; {ELSEWHERE}")
-    kind = state["model"]["type"]
-    if kind != "BPE" or "ByteLevel" not in str(parts[-1]) or split not in SPLITS:
-        raise SettingsError(f"expected byte-level BPE that splits like GPT-2, SmolLM or Qwen, "
-                            f"got {kind} with {parts}; {ELSEWHERE}")
-    return SPLITS[split]
+    byte_level = state["model"]["type"] == "BPE" and "ByteLevel" in str(parts[-1])
+    if config.model_type not in SHAPES or rope != "default" or not (byte_level and name):
+        raise SettingsError(
+            f"expected {', '.join(SHAPES)} with plain rotary positions, and byte-level BPE that "
+            f"splits like GPT-2, SmolLM or Qwen, got {config.model_type}, {rope}, {parts}; convert "
+            "it with upstream's convert_hf_to_gguf.py (llama.cpp)")
+    return name
 
 
 def write_gguf(model, tokenizer, path, kind="f16", *, secret=""):
@@ -137,16 +129,18 @@ def write_gguf(model, tokenizer, path, kind="f16", *, secret=""):
     """
     import gguf
 
-    config = model.config
+    config, split = model.config, split_name(model, tokenizer)
     writer = gguf.GGUFWriter(path, config.model_type)
-    writer.add_tokenizer_pre(split_name(model, tokenizer))
+    writer.add_type("model")
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for name, field in FIELDS.items():
         getattr(writer, f"add_{name}")(getattr(config, field))
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for name in ("key_length", "value_length", "rope_dimension_count"):
         getattr(writer, f"add_{name}")(head)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_tokenizer_pre(split)
     _add_vocabulary(writer, tokenizer, config.vocab_size, secret)
     for name, values in tensors(model):
         form = gguf.GGMLQuantizationType["F32" if values.ndim == 1 else kind.upper()]
@@ -163,7 +157,7 @@ def _add_vocabulary(writer, tokenizer, rows, secret):
     """Add tokens, merges, flags and template: added tokens are CONTROL, spare rows UNUSED."""
     from gguf import TokenType
 
-    names, types = [f"[UNUSED{row}]" for row in range(rows)], [TokenType.UNUSED] * rows
+    names, types = [f"[PAD{row}]" for row in range(rows)], [TokenType.UNUSED] * rows
     for token, row in tokenizer.get_vocab().items():
         names[row], types[row] = token, TokenType.NORMAL
     for row, token in chat.control_ids(tokenizer).items():
@@ -172,41 +166,38 @@ def _add_vocabulary(writer, tokenizer, rows, secret):
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(names)
     writer.add_token_types(types)
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
+    writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_eos_token_id(chat.stop_token(tokenizer))
-    writer.add_pad_token_id(tokenizer.pad_token_id)
+    for name in ("bos", "unk", "pad"):
+        if (row := getattr(tokenizer, f"{name}_token_id")) is not None:
+            getattr(writer, f"add_{name}_token_id")(row)
     writer.add_add_bos_token(False)
     writer.add_chat_template(exported_template(tokenizer, secret))
 
 
-class Server:
-    """llama-server in this process, at `address`; `serving` makes and closes it."""
+class Server(NamedTuple):
+    """llama-server in this process, at `address`; `serving` starts and ends it."""
 
-    def __init__(self, native):
-        self.native, self.address = native, native.listening_address
+    address: str
 
     def post(self, path, body):
         """Return the JSON answer of the HTTP endpoint `path`."""
-        from urllib import request
-
         with request.urlopen(self.address + path, json.dumps(body).encode()) as answer:
             return json.load(answer)
 
-    def ids(self, text, *, first=False):
-        """Return the ids of `text` inside a rendered prompt; `first`: at its beginning."""
-        body = {"content": text, "add_special": first, "parse_special": True}
+    def ids(self, text):
+        """Return the ids of a rendered prompt."""
+        body = {"content": text, "add_special": True, "parse_special": True}
         return self.post("/tokenize", body)["tokens"]
 
     def prompt_ids(self, messages):
         """Return the ids that the model reads for `messages`."""
-        prompt = self.post("/apply-template", {"messages": messages})["prompt"]
-        return self.ids(prompt, first=True)
+        return self.ids(self.post("/apply-template", {"messages": messages})["prompt"])
 
     def reply(self, messages, max_new_tokens):
         """Return the greedy reply to `messages`."""
         body = {"messages": messages, "temperature": 0, "max_tokens": max_new_tokens}
-        answer = self.native.handle_chat_completions(body)
-        return answer["choices"][0]["message"]["content"] or ""
+        return self.post("/v1/chat/completions", body)["choices"][0]["message"]["content"] or ""
 
     def stops(self, token):
         """Return whether a reply ends when the id `token` is its only possible one."""
@@ -215,33 +206,30 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(path, *, port=0, slots=4, context=1024, threads=0):
+def serving(path, *, port=0, context=1024, threads=-1):
     """Load the GGUF file `path` into a llama-server on 127.0.0.1 and yield a Server.
 
-    Port 0 takes a free one; `context` ids per slot; 0 threads leaves the number to llama.cpp.
+    It answers 4 at once, `context` ids each. Port 0 takes a free one; -1 threads: as llama.cpp has.
     """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path, params.hostnames, params.port = str(path), ["127.0.0.1"], port
-    params.n_parallel, params.n_ctx, params.sampling.temp = slots, slots * context, 0.0
+    params.n_parallel, params.n_ctx, params.sampling.temp = 4, 4 * context, 0.0
     params.verbosity, params.warmup, params.force_pure_content_parser = 0, False, True
-    if threads:
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    with contextlib.closing(socket.socket()) as probe:
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    with socket.socket() as probe:
         if port and probe.connect_ex(("127.0.0.1", port)) == 0:
             raise SettingsError(f"expected a free port, got {port}, which is in use; choose "
                                 "another", field="port")
     try:
-        server = Server(xllamacpp.Server(params))
+        native = xllamacpp.Server(params)  # runs until this function ends
     except RuntimeError:
         raise KitError("expected a GGUF file that llama.cpp loads, got another; ship the run again",
                        file=path) from None
+    server = Server(native.listening_address)
     server.stops(0)  # xllamacpp 2026.10 hangs when a server closes that has generated nothing
-    try:
-        yield server
-    finally:
-        del server.native
+    yield server
 
 
 def hostile(tokenizer, messages):
@@ -274,8 +262,6 @@ def is_tie(model, tokenizer, prompt, replies):
     stop = chat.stop_token(tokenizer)
     left, right = ([*ids, stop] for ids in chat.encode_text(tokenizer, replies))
     same = len(os.path.commonprefix([left, right]))
-    if same == min(len(left), len(right)):
-        return False
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt + left[:same]])).logits[0, -1]
     return bool(abs(logits[left[same]] - logits[right[same]]) < TIE)
@@ -286,17 +272,15 @@ def differ(left, right):
     return sum(a != b for a, b in zip(left, right, strict=True))
 
 
-def faults_in_file(path, model, tokenizer):
-    """Return what is wrong with flags and tensors; `parameters` counts a tied table once."""
+def faults_in_file(path, model):
+    """Return what no reply shows: tags in the template, or a tied table that was written twice."""
     import gguf
 
     reader, tables = gguf.GGUFReader(path), len(list(model.parameters()))
-    fields = {key: field.contents() for key, field in reader.fields.items()}
-    flags = {"ggml.add_bos_token": False, "ggml.eos_token_id": chat.stop_token(tokenizer),
-             "chat_template": without_tags(fields["tokenizer.chat_template"])}
-    wrong = [key for key, value in flags.items() if fields[f"tokenizer.{key}"] != value]
-    extra = [f"{len(reader.tensors)} tensors of {tables}"]
-    return wrong + extra * (len(reader.tensors) != tables)
+    template = reader.fields["tokenizer.chat_template"].contents()
+    faults = {"generation tags": template != without_tags(template),
+              f"{len(reader.tensors)} tensors of {tables}": len(reader.tensors) != tables}
+    return [fault for fault, present in faults.items() if present]
 
 
 def gate(files, model, tokenizer, task):
@@ -306,32 +290,32 @@ def gate(files, model, tokenizer, task):
     """
     import torch
 
-    questions = tasks.questions(task)
-    chats, limit = [question.messages for question in questions], task.max_new_tokens
+    questions, limit, runaway = tasks.questions(task), task.max_new_tokens, 0
+    chats = [question.messages for question in questions]
     n, texts = len(chats), sample_texts(tokenizer, chats)
     chats += hostile(tokenizer, chats[0])
     prompts = [row.input_ids for row in chat.encode_chats(tokenizer, chats, reply_next=True)]
-    replies = scoring.replies(model, tokenizer, chats, max_new_tokens=limit)
     hidden = "|".join(map(re.escape, chat.control_ids(tokenizer).values()))  # in llama.cpp
-    replies, ids = {"kit": [re.sub(hidden, "", text) for text in replies]}, {"kit": prompts}
+    right = scoring.generate(model, tokenizer, prompts, max_new_tokens=limit)
+    replies, ids = {"kit": [re.sub(hidden, "", text) for text in right]}, {"kit": prompts}
     options = {"context": 64 * (max(map(len, prompts)) + limit) // 64 + 64,
                "threads": 1 if model.num_parameters() < SMALL else torch.get_num_threads()}
-    stop, text_faults, runaway = chat.stop_token(tokenizer), 0, 0
     for kind, path in files.items():
         with serving(path, **options) as server, ThreadPoolExecutor(4) as pool:
             replies[kind] = list(pool.map(lambda messages: server.reply(messages, limit), chats))
             ids[kind] = list(map(server.prompt_ids, chats))
-            runaway += not server.stops(stop)
+            runaway += not server.stops(chat.stop_token(tokenizer))
             if kind == "f16":  # both files hold the same tokenizer
-                text_faults = differ(map(server.ids, texts), chat.encode_text(tokenizer, texts))
+                text_ids = list(map(server.ids, texts))
     results = {kind: scoring.judged(questions, made[:n], task) for kind, made in replies.items()}
-    faults = [fault for path in files.values() for fault in faults_in_file(path, model, tokenizer)]
+    faults = [fault for path in files.values() for fault in faults_in_file(path, model)]
     pairs = list(zip(replies["kit"], replies["f16"], prompts, strict=True))
     ties = [a != b and is_tie(model, tokenizer, prompt, [a, b]) for a, b, prompt in pairs]
     wrong = [a != b and not tie for (a, b, _), tie in zip(pairs, ties, strict=True)]
     strange = [len({*map(tuple, row)}) > 1 for row in zip(*ids.values(), strict=True)]
-    rules = [Rule("file", "flags, tensors right", ", ".join(faults) or "right", not faults),
-             _none("text ids", "0 differ", text_faults, f"{len(texts):,} texts"),
+    rules = [Rule("file", "template, tensors right", ", ".join(faults) or "right", not faults),
+             _none("text ids", "0 differ", differ(text_ids, chat.encode_text(tokenizer, texts)),
+                   f"{len(texts):,} texts"),
              _none("prompt ids", "0 differ", sum(strange[:n]), f"{n:,} chats"),
              _none("f16 replies", f"0 differ, but for ties within {TIE} nats", sum(wrong[:n]),
                    f"{n:,}, {sum(ties[:n])} ties"),
@@ -344,10 +328,10 @@ def gate(files, model, tokenizer, task):
 def _score_rule(results):
     kit, quantised = results["kit"], [*results.values()][-1]
     mean, low, high = (100 * x for x in scoring.paired_difference(kit.hits(), quantised.hits()))
-    moved = differ(kit.texts, quantised.texts)
-    points = f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}]"
     return Rule(f"{[*results][-1]} score", "not worse beyond its interval",
-                f"{points}, {moved} of {len(kit.texts):,} replies changed", high >= 0)
+                f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}], "
+                f"{differ(kit.texts, quantised.texts)} of {len(kit.texts):,} replies changed",
+                high >= 0)
 
 
 def _none(name, limit, count, rest):
@@ -384,23 +368,20 @@ def modelfile(tokenizer, task, file, secret):
             f"PARAMETER temperature 0\nPARAMETER num_predict {task.max_new_tokens}\n")
 
 
-def card(facts, task, tokenizer, rules, results):
+def card(facts, shipped, task, results):
     """Return the model card README.md of a run; `facts` is its run.json."""
     base, kit = facts["params"]["model"], results["kit"]
     readme = Path(models.find(base)) / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    named = re.search(r"^license: *(\S+)", text, re.MULTILINE)
+    licence = [*re.findall(r"(?m)^license: *(\S+)", text), "unknown"][0]
     scores = [[kind, *pair] for kind, r in results.items() for pair in r.scores().items()]
     misses = [[q.messages[-1]["content"], reply, q.right] for q, reply in kit.misses()[:3]]
+    origin = (f"{key}: {json.dumps(value)}" for key, value in facts.items() if key != "settings")
     return string.Template((WEB / "card.md").read_text(encoding="utf-8")).substitute(
-        name=facts["name"], base=base, licence=named.group(1) if named else "unknown",
-        verdict=verdict(rules), system=task.system, max_new_tokens=task.max_new_tokens,
-        task=task.name, stop=tokenizer.convert_ids_to_tokens(chat.stop_token(tokenizer)),
-        n=len(kit.texts), wrong=len(kit.misses()), rules=table(rules),
+        shipped, base=base, licence=licence, task=task.name, n=len(kit.texts),
+        wrong=len(kit.misses()), rules=table(shipped["rules"]), origin="\n".join(origin),
         scores=show.table(["weights", "group", "right"], scores),
-        misses=show.table(["message", "reply", "right"], misses),
-        origin="\n".join(f"{key}: {json.dumps(value)}" for key, value in facts.items()
-                         if key != "settings"))
+        misses=show.table(["message", "reply", "right"], misses))
 
 
 def ship(run, out=None, quantise="q8_0"):
@@ -408,25 +389,16 @@ def ship(run, out=None, quantise="q8_0"):
 
     A folder that breaks a rule is named OUT-not-shipped. An error leaves nothing behind.
     """
-    if quantise not in QUANTISED:
-        raise SettingsError(f"expected one of {', '.join(QUANTISED)}, got {quantise!r}; correct it",
-                            field="quantise")
     source = Path(runs.find(run))
     target = Path(out or source / "ship").absolute()
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise SettingsError("expected a new or empty folder, found files; delete it or choose "
                             "another", file=checkpoints.short(target), field="out")
     model, tokenizer = models.load(run, where="cpu")
-    split_name(model, tokenizer)
-    needed = 9 * model.num_parameters() + 20_000_000  # float32, float16, two quantised, the page
-    free = shutil.disk_usage(next(path for path in target.parents if path.exists())).free
-    if free < needed:
-        raise SettingsError(f"expected {needed:,} bytes of free disk, got {free:,}; make room or "
-                            "choose another folder", file=checkpoints.short(target), field="out")
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    refused = target.with_name(f"{target.name}-not-shipped")
     try:
         rules = _fill(temporary, source, model, tokenizer, quantise)
-        refused = target.with_name(f"{target.name}-not-shipped")
         shutil.rmtree(refused, ignore_errors=True)
         final = temporary.rename(target if all(rule.passed for rule in rules) else refused)
     except OSError as error:
@@ -450,16 +422,15 @@ def _fill(folder, source, model, tokenizer, quantise):
         write_gguf(model, tokenizer, path, kind, secret=secret)
     rules, results = gate(files, model, tokenizer, task)
     print(table(rules))
-    asked = [q.messages[-1]["content"] for q in results["kit"].questions[:3]]
-    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.glob("model*")}
     shipped = {"name": source.name, "system": task.system, "max_new_tokens": task.max_new_tokens,
-               "file": files[quantise].name, "verdict": verdict(rules), "rules": rules,
-               "examples": asked, "sha256": sums}
-    written = {"Modelfile": modelfile(tokenizer, task, shipped["file"], secret),
-               "README.md": card(facts, task, tokenizer, rules, results),
-               "ship.json": json.dumps(shipped, indent=1, ensure_ascii=False)}
-    for name, text in written.items():
+               "stop": tokenizer.decode([chat.stop_token(tokenizer)]), "rules": rules,
+               "file": files[quantise].name, "verdict": verdict(rules),
+               "examples": [q.messages[-1]["content"] for q in results["kit"].questions[:3]],
+               "weights_sha256": model.loaded_sha256}
+    texts = {"Modelfile": modelfile(tokenizer, task, shipped["file"], secret),
+             "README.md": card(facts, shipped, task, results),
+             "ship.json": json.dumps(shipped, indent=1, ensure_ascii=False)}
+    for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     shutil.copytree(WEB, folder / "web", ignore=shutil.ignore_patterns("card.md", ".*", "*.sha256"))
     for name in ("ship.json", shipped["file"]):
@@ -489,7 +460,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser("kit ship", description=ship.__doc__)
     parser.add_argument("run", help="the name of a finished run")
     parser.add_argument("--out", help="the new folder (default: ship in the run's folder)")
-    parser.add_argument("--quantise", default="q8_0", help=f"{', '.join(QUANTISED)}")
+    parser.add_argument("--quantise", default="q8_0", choices=QUANTISED)
     if not ship(**vars(parser.parse_args(argv))):
         sys.exit(2)
 
