@@ -4,6 +4,7 @@ Every entry point loads through `load`: it runs no code of a model folder, compa
 with the sha256 that the run sealed, and compares the tensors of the file with those of the model.
 """
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -241,7 +242,8 @@ def smollm2():
             gguf.parent, dtype="float32", quantization_config=GgufConfig(dequantize=True),
             **source).save_pretrained(partial)
         AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(partial)
-        partial.rename(target)
+        with contextlib.suppress(OSError):  # another process was first
+            partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target

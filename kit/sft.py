@@ -43,7 +43,7 @@ def is_split():
 
 def load_chats(params, tokenizer, split="train"):
     """Return the chat rows of the task that fit into max_length, and their Encoded."""
-    task = tasks.load(params.task, on_bad=params.on_bad)
+    task = tasks.load(params.task, check=split == "train", on_bad=params.on_bad)
     rows = tasks.rows(task, split, "chat", params.on_bad)
     if split == "train" and params.on_bad == "skip":
         rows = records.split_leaked(rows, tasks.questions(task), "skip")
@@ -234,7 +234,9 @@ def lora(params, model):
     no other row does. FSDP2 and DeepSpeed cannot split a table of which some rows train, so there
     the whole tables train. Under a model's own template no token is new, and they stay frozen.
     """
+    import torch
     from peft import LoraConfig
+    from transformers.pytorch_utils import Conv1D
 
     if not params.lora_rank:
         return None
@@ -243,6 +245,12 @@ def lora(params, model):
     targets = params.lora_targets.replace(" ", "").split(",")
     tables = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     names = [name for name, part in model.named_modules() if id(part) in tables]
+    linear = {name.split(".")[-1] for name, part in model.named_modules()
+              if isinstance(part, (torch.nn.Linear, Conv1D)) and name not in names}
+    if wrong := set(targets) - linear - {"all-linear"}:
+        raise SettingsError(f"expected all-linear or names of {sorted(linear)}, got "
+                            f"{', '.join(sorted(wrong)) or 'nothing'}; correct --lora_targets",
+                            field="lora_targets")
     options = {}
     if ids := getattr(model, "role_ids", None):
         options = {"trainable_token_indices": dict.fromkeys(names, ids)}

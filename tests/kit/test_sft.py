@@ -32,7 +32,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from kit import chat, preflight, records, runs, sft, speed
+from kit import chat, models, preflight, records, runs, sft, speed
 from kit.engine import attention, distributed, fingerprint
 from kit.errors import DataError, SettingsError
 from kit.settings import Settings
@@ -828,3 +828,10 @@ def test_one_process_uses_one_of_several_gpus(tmp_path, monkeypatch):
     config._n_gpu = 2
     assert config.n_gpu == 1
     assert config.train_batch_size == 8
+
+
+@pytest.mark.parametrize("targets", ["q_prj", "", "model", "q_proj,nowhere"])
+def test_wrong_lora_targets_are_one_sentence_with_the_right_names(targets):
+    model, _ = models.load("pocket", where="cpu")
+    with pytest.raises(SettingsError, match=r"expected all-linear or names of \['down_proj'"):
+        sft.lora(Settings(lora_rank=4, lora_targets=targets), model)
