@@ -156,6 +156,7 @@ def hardware(params, processes=None):
         "train_sampling_strategy": "sequential",  # sft_dataset and dpo_dataset have drawn the order
         "dataloader_pin_memory": where == "cuda",
         "ddp_find_unused_parameters": False,  # every trained weight is in every loss
+        "ddp_bucket_cap_mb": 400 if where == "cuda" else None,  # few large all-reduces
         "optim": "adamw_torch_fused" if where == "cuda" else "adamw_torch",
     }
 
@@ -327,6 +328,8 @@ def train(params, load_rows, make_trainer, *, reference=False, load_validation=N
     run = runs.start(params, data=[rows], base=base, reference=base if reference else None)
     trainer = make_trainer(params, run, model, tokenizer, encoded)
     trainer.rows_per_step = params.batch_size
+    # TrainingArguments has no field for it. The gradients then lie in DDP's buckets, without a copy.
+    trainer.accelerator.ddp_handler.gradient_as_bucket_view = trainer.args.device.type == "cuda"
     if params.lora_rank:
         complete(trainer, params)
     checks = preflight.run(trainer, tokenizer, rows)
