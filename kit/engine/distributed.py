@@ -18,6 +18,9 @@ from kit.errors import DivergedError, KitError, SettingsError
 
 # Else torch.cuda.is_available() starts CUDA's driver, and a forked kernel cannot use CUDA.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+    # Blocks of a GPU's memory grow; else rows of other lengths need new blocks, and all GPUs wait.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 TIMEOUT = 600  # seconds a process waits for another one; the variable KIT_TIMEOUT sets others
 DISK_SECONDS = 30  # until a folder that one host makes must show on another
 LOST = re.compile(r"gloo|NCCL|TCPStore|peer|Timed out|recvBytes|DistBackendError", re.IGNORECASE)
