@@ -185,7 +185,8 @@ def plan(model, training):
     weights w P, twice for DPO with a reference model, gradients g P, optimizer o P, with w, g, o
     from PRECISIONS; with LoRA, g and o count trained weights only. Over n processes, ZeRO-1
     divides the optimizer by n, ZeRO-2 the gradients too, FSDP2 the weights too (Rajbhandari et al.
-    2020, section 5) but gathers two layers and the tables. DDP adds buckets of g P.
+    2020, section 5) but gathers two layers and the tables. DDP's buckets take g P all the time; the
+    gradients lie in them, but those of several micro batches are added up beside them.
     """
     s, t, n, stage = shape(model), training, training.processes, STAGES[training.strategy]
     weight, gradient, optimizer, c, _ = PRECISIONS[t.precision]
@@ -196,12 +197,16 @@ def plan(model, training):
     optimizer = optimizer * trained // (n if stage >= 1 else 1)
     gradients = gradient * trained // (n if stage >= 2 else 1)
     weights //= n if stage == 3 else 1
-    gathered = c * (2 * s.linear + s.tables) * (stage == 3) + gradient * trained * (stage == 0)
+    gathered = c * (2 * s.linear + s.tables) * (stage == 3)
+    buckets = gradient * trained * (stage == 0)
     if stage == 3 and n > 1 and t.precision == "autocast":
         t = replace(t, precision="bf16")  # products and states have the dtype of gathered weights
     moments = {}
     for moment, (own, copies, activations, buffers) in backward(s, t, gradients).items():
-        sizes = weights, own, optimizer, copies, activations, buffers + gathered * (n > 1)
+        if n > 1:
+            filled = moment in ("first layer", "update") and t.accumulation == 1
+            buffers += gathered + buckets * (not filled)
+        sizes = weights, own, optimizer, copies, activations, buffers
         moments[moment] = dict(zip(TERMS, sizes, strict=True))
     peaks = {moment: sum(terms.values()) for moment, terms in moments.items()}
     moment = max(peaks, key=peaks.get)
