@@ -328,7 +328,7 @@ def train(params, load_rows, make_trainer, *, reference=False, load_validation=N
     run = runs.start(params, data=[rows], base=base, reference=base if reference else None)
     trainer = make_trainer(params, run, model, tokenizer, encoded)
     trainer.rows_per_step = params.batch_size
-    # TrainingArguments has no field for it. The gradients then lie in DDP's buckets, without a copy.
+    # TrainingArguments has no field for it: the gradients lie in DDP's buckets, without a copy.
     trainer.accelerator.ddp_handler.gradient_as_bucket_view = trainer.args.device.type == "cuda"
     if params.lora_rank:
         complete(trainer, params)
