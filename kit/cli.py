@@ -150,7 +150,8 @@ def score(argv):
     for name, after in others:
         for group in before.groups:
             change = scoring.paired_difference(before.hits(group), after.hits(group))
-            print("{} minus {}, {}: {:+.1%}  [{:+.1%}, {:+.1%}]".format(name, first, group, *change))
+            place = f"{name} minus {first}, {group}"
+            print("{}: {:+.1%}  [{:+.1%}, {:+.1%}]".format(place, *change))
 
 
 def print_misses(name, result, most):

@@ -72,9 +72,6 @@ class Settings:
                 raise refusal("report_to", f"one or more of {', '.join(TRACKERS)}", repr(tracker))
 
 
-Settings.source = inspect.getsource(Settings)
-
-
 def check(instance):
     """Raise SettingsError at the first value that has a wrong type or is outside its limits."""
     for name, (kind, comment) in fields_of(type(instance)).items():
@@ -94,10 +91,9 @@ def inside(value, limits):
     """Return whether the value keeps limits such as `> 0`, `>= 0, < 1`, `0 .. 1` or `a | b`."""
     if "|" in limits:
         return value in re.split(r" *\| *", limits)
-    low, dots, high = limits.partition(" .. ")
-    parts = [f">= {low}", f"<= {high}"] if dots else limits.split(",")
+    limits = re.sub(r"^(\S+) \.\. ", r">= \1, <= ", limits)
     try:
-        pairs = [part.split() for part in parts]
+        pairs = [part.split() for part in limits.split(",")]
         return all(COMPARE[sign](value, float(bound)) for sign, bound in pairs)
     except (KeyError, TypeError, ValueError):
         raise SettingsError(f"expected limits as [> 0], [0 .. 1] or [a | b] in a comment, got "
@@ -117,10 +113,7 @@ def fields_of(cls) -> dict:
                             field=cls.__name__)
     comments, kinds = {}, typing.get_type_hints(cls)
     for base in reversed(cls.__mro__[:-1]):
-        source = base.source if issubclass(base, Settings) else inspect.getsource(base)
-        if not source:
-            raise SettingsError("expected the source of the class, got none; define it in a file "
-                                "or a notebook cell", field=base.__name__)
+        source = vars(base).get("source") or inspect.getsource(base)
         comments |= dict(re.findall(r"^ +(\w+):[^#\n]*  # (.+?) *$", source, re.MULTILINE))
     return {name: (kind, comments.get(name, "")) for name, kind in kinds.items()}
 

@@ -73,8 +73,7 @@ def test_help_names_every_command(capsys):
     cli.main([])
     text = capsys.readouterr().out
     assert all(
-        f"  {name} " in text
-        for name in ("check", "score", "chat", "ship", "serve", "export")
+        f"  {name} " in text for name in ("check", "score", "chat", "ship", "serve", "export")
     )
 
 
