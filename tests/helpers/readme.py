@@ -107,9 +107,14 @@ def clone(parent) -> Path:
 
 def link_environment(folder) -> dict:
     """Make .venv as `make` leaves it, from this environment; return the variables that it needs."""
-    (folder / ".venv").mkdir()
-    for part in Path(sys.prefix).iterdir():
-        if part.name != "ready":
-            (folder / ".venv" / part.name).symlink_to(part)
-    (folder / ".venv" / "ready").touch()
+    programs = folder / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for part in [*Path(sys.prefix).iterdir(), *Path(sys.prefix, "bin").iterdir()]:
+        if part.name not in ("bin", "ready"):
+            target = programs if part.parent.name == "bin" else programs.parent
+            (target / part.name).symlink_to(part)
+    if not (programs / "kit").exists():  # this checkout is not installed
+        (programs / "kit").write_text('#!/bin/sh\nexec "$(dirname "$0")/python" -m kit "$@"\n')
+        (programs / "kit").chmod(0o755)
+    (programs.parent / "ready").touch()
     return {"PYTHONPATH": str(PROJECT)}
