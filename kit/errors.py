@@ -20,9 +20,10 @@ class KitError(Exception):
 
     exit_code = 2
 
-    def __init__(self, message, *, file=None, line=None, field=None):
+    def __init__(self, message, *, file=None, line=None, field=None, problems=()):
         super().__init__(message)
         self.message, self.file, self.line, self.field = message, file, line, field
+        self.problems = list(problems)
 
     def __str__(self):
         return located(self.message, self.file, self.line, self.field)
@@ -34,10 +35,6 @@ class KitError(Exception):
 
 class DataError(KitError):
     """A file or its rows are bad. `.problems` lists every Problem of the file."""
-
-    def __init__(self, message, *, file=None, line=None, field=None, problems=()):
-        super().__init__(message, file=file, line=line, field=field)
-        self.problems = list(problems)
 
 
 class SettingsError(KitError):

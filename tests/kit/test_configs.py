@@ -1,4 +1,7 @@
-"""The configs run: DDP and FSDP2 by CPU processes, DeepSpeed's by its parsers, and the Slurm script by a fake srun."""
+"""The configs run: DDP and FSDP2 by CPU processes, DeepSpeed's by its parsers, Slurm's and SkyPilot's by stand-ins.
+
+tests/long/test_clusters.py runs the last two by the real programs.
+"""
 
 import json
 import os
@@ -335,7 +338,7 @@ def test_slurm_starts_one_launcher_a_host(tmp_path):
     """srun and scontrol are stand-ins: srun runs its command once a host with that host's number."""
     for name, text in {
         "scontrol": 'printf "alpha\\nbeta\\n"',
-        "srun": 'shift; for SLURM_NODEID in 0 1; do SLURM_NODEID=$SLURM_NODEID "$@"; done',
+        "srun": 'shift; for SLURM_PROCID in 0 1; do SLURM_PROCID=$SLURM_PROCID "$@"; done',
         "accelerate": 'echo "$@"',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
@@ -347,7 +350,7 @@ def test_slurm_starts_one_launcher_a_host(tmp_path):
         check=True,
         env={
             "PATH": f"{tmp_path}:/usr/bin:/bin",
-            "SLURM_NNODES": "2",
+            "SLURM_NTASKS": "2",
             "SLURM_JOB_NODELIST": "[a-b]",
         },
     )
@@ -390,9 +393,3 @@ def test_skypilot_starts_one_launcher_per_host(tmp_path):
                 "--main_process_ip 10.0.0.5 scripts/sft_chat.py --epochs 2"
             ).split()
         )
-
-
-def test_skypilot_accepts_its_file():
-    """By SkyPilot's own parser, which refuses unknown fields; the course does not install it."""
-    sky = pytest.importorskip("sky", reason="pip install skypilot to test by its own parser")
-    assert sky.Task.from_yaml(str(SKYPILOT)).num_nodes == 2
