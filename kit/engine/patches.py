@@ -32,10 +32,11 @@ def restarted_by_torchrun():
     count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if count == "0" or os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
         return
-    from torch.distributed import PrefixStore, rendezvous
+    from torch.distributed import PrefixStore
 
-    plain = rendezvous._create_c10d_store
-    rendezvous._create_c10d_store = lambda *args, **options: PrefixStore(
+    module = sys.modules["torch.distributed.rendezvous"]  # torch gives its name to a function
+    plain = module._create_c10d_store
+    module._create_c10d_store = lambda *args, **options: PrefixStore(
         f"restart_{count}", plain(*args, **options))
 
 

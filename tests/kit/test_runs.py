@@ -296,7 +296,7 @@ def test_pruning_keeps_the_two_newest_and_the_best(half):
 
 def saved(run):
     """A run folder in which a training has saved something."""
-    (run.folder / "checkpoint-2").mkdir()
+    (run.folder / "checkpoint-2").mkdir(exist_ok=True)
     checkpoints.seal(run.folder / "checkpoint-2", run.id)
     return run
 
@@ -898,17 +898,18 @@ def test_a_run_goes_on_where_its_files_have_moved(folder, tmp_path, monkeypatch)
     (old / "pairs.jsonl").write_text("1\n")
     tiny.model().save_pretrained(old / "base")
     run = saved(start(old))
+    run_id = run.id
     run.lock.release()
     old.rename(new)
     monkeypatch.setenv("KIT_RUNS", str(folder.rename(tmp_path / "moved")))
-    assert start(new).id == run.id
+    assert start(new).id == run_id
     for name in ("tickets.py", "pairs.jsonl"):
         text = (new / name).read_text()
         (new / name).write_text(text + "\n")
         with pytest.raises(SettingsError, match=f"{name}: [0-9a-f]{{12}} -> "):
             start(new)
         (new / name).write_text(text)
-    assert start(new).id == run.id
+    assert start(new).id == run_id
 
 
 def test_a_run_is_found_by_name_and_an_unknown_name_lists_the_runs():

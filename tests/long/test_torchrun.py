@@ -40,7 +40,7 @@ def test_a_killed_process_is_started_again(tmp_path, rank):
         launch.run("sft_completion", 2, run="whole", **settings)
         flags = [f"--{name}={value}" for name, value in settings.items()]
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-        command = [*torchrun, "--max-restarts=1", SCRIPT, "--run=again", *flags]
+        command = [*torchrun, "--max-restarts=1", "--", SCRIPT, "--run=again", *flags]
         variables = {"KIT_RUNS": str(runs.root()), "KIT_MAX_STEPS": str(STEPS)}
         environment = {**clean, **variables, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
         whole, again = (runs.root() / f"{name}-pocket" for name in ("whole", "again"))
