@@ -157,12 +157,10 @@ class Run:
             (self.folder / name).unlink(missing_ok=True)
         if task and task.suffix == ".py":
             shutil.copyfile(task, self.folder / "task.py")
-        self._write({"name": self.folder.name, "id": uuid.uuid4().hex, **fresh, "settings": {},
-                     "created": time.strftime("%FT%T%z"), "seed": self.seed,
-                     "world_size": int(os.environ.get("WORLD_SIZE", "1")),
-                     "versions": fingerprint.environment()})
-
-    def _write(self, facts):
+        facts = {"name": self.folder.name, "id": uuid.uuid4().hex, **fresh, "settings": {},
+                 "created": time.strftime("%FT%T%z"), "seed": self.seed,
+                 "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+                 "versions": fingerprint.environment()}
         checkpoints.write_json(self.folder / "run.json", facts)
 
     def _changes(self, fresh) -> list:
@@ -227,7 +225,7 @@ class Run:
                                 f"{', '.join(own)}; remove these arguments", file=self.place)
         settings = {"settings": fingerprint.settings(trainer, tokenizer)}
         if self._changes(settings):
-            self._write(self.facts | settings)
+            checkpoints.write_json(self.folder / "run.json", self.facts | settings)
         base = (self.facts.get("base") or {}).get("weights_sha256")
         loaded = getattr(trainer.model, "loaded_sha256", None)
         if base and loaded and base != loaded:

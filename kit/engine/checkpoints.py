@@ -98,8 +98,8 @@ def weights_sha256(folder) -> str:
                 file = stack.enter_context(safe_open(path, "pt"))
                 place |= dict.fromkeys(file.keys(), file)
         except SafetensorError as error:
-            raise CheckpointError(f"expected whole safetensors, got a damaged file ({error}); train "
-                                  "or copy this model again", file=short(path)) from None
+            raise CheckpointError(f"expected whole safetensors, got a damaged file ({error}); "
+                                  "train or copy this model again", file=short(path)) from None
         for name in sorted(place):
             part = place[name].get_slice(name)
             digest.update(json.dumps([name, part.get_dtype(), part.get_shape()]).encode())

@@ -1,6 +1,7 @@
 """What a run adds to each step of TRL's trainers: metrics, sealed checkpoints, an orderly stop."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import math
@@ -93,8 +94,10 @@ class Recorder(TrainerCallback):
             restore()
             self.run.progress.note("stopping after this step")
 
-        handlers = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {}
         try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                handlers[number] = signal.signal(number, stop)
             yield
         finally:
             restore()
@@ -148,8 +151,10 @@ class Recorder(TrainerCallback):
         if self.main:
             row = {"step": step, "loss": loss, "lr": logs["learning_rate"], "grad_norm": norm,
                    "tokens": self.tokens, "batch_hash": f"{self.hash:016x}"}
-            row |= {key: logs[key] for key in (GROUPS if "reward" in logs else PAIRS) if key in logs}
-            row |= {} if self.validation is None else {"validation_loss": self.validation}
+            names = GROUPS if "reward" in logs else PAIRS
+            row |= {key: logs[key] for key in names if key in logs}
+            if self.validation is not None:
+                row["validation_loss"] = self.validation
             self.rows.append(row)
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -198,16 +203,14 @@ def wandb_run(folder, params):
     import wandb
 
     patience = {"init_timeout": WANDB_SECONDS, "finish_timeout": WANDB_SECONDS}
-    options = {"project": os.environ.get("WANDB_PROJECT", "course-kit"), "name": folder.name,
-               "dir": str(folder), "config": params,
-               "settings": wandb.Settings(silent=True, **patience)}
+    start = functools.partial(
+        wandb.init, project=os.environ.get("WANDB_PROJECT", "course-kit"), name=folder.name,
+        dir=str(folder), config=params, settings=wandb.Settings(silent=True, **patience))
     try:
-        has_account = wandb.login(prompt=False, verify=False)
-        open_run = wandb.init(**options, mode=None if has_account else "offline")
+        open_run = start(mode=None if wandb.login(prompt=False, verify=False) else "offline")
     except wandb.Error as error:
-        reason = str(error).splitlines()[0]
-        print(f"W&B cannot be reached ({reason}), so this run goes on offline.")
-        open_run = wandb.init(**options, mode="offline")
+        print(f"W&B cannot be reached ({str(error).splitlines()[0]}), so this run goes on offline.")
+        open_run = start(mode="offline")
     with open_run:
         yield
     if open_run.offline:

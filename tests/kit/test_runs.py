@@ -237,9 +237,10 @@ def test_files_that_were_added_linked_or_come_from_another_run_are_noticed(half)
     (newest / "pytorch_model.bin").write_bytes(b"")
     assert "pytorch_model.bin" in checkpoints.problem(newest, run_id)
     (newest / "pytorch_model.bin").unlink()
-    assert checkpoints.problem(newest, run_id) is None and checkpoints.problem(
-        newest, "other"
-    ) == "run has changed"
+    assert (
+        checkpoints.problem(newest, run_id) is None
+        and checkpoints.problem(newest, "other") == "run has changed"
+    )
     os.rename(newest / "model.safetensors", half / "elsewhere")
     os.symlink(half / "elsewhere", newest / "model.safetensors")
     assert "model.safetensors" in checkpoints.problem(newest, run_id)
@@ -325,9 +326,7 @@ def test_another_trainer_may_follow_one_that_saved_nothing():
     params = tiny.Params(max_steps=2)
     run = runs.start(params)
     other = tiny.trainer(run, tiny.Params(max_steps=2, learning_rate=0.5))
-    other.add_callback(
-        tiny.At(1, lambda model: model.model.norm.weight.data.fill_(float("nan")))
-    )
+    other.add_callback(tiny.At(1, lambda model: model.model.norm.weight.data.fill_(float("nan"))))
     with pytest.raises(DivergedError):
         run.train(other, tiny.tokenizer())
     run.train(tiny.trainer(run, params), tiny.tokenizer())
@@ -929,7 +928,8 @@ def test_where_a_lesson_starts():
     run = runs.start({"run": "02", "model": "pocket"})
     run.model.mkdir()
     with pytest.raises(
-        MissingError, match="expected a finished run 02-pocket, got none; train 02 with this model first"
+        MissingError,
+        match="expected a finished run 02-pocket, got none; train 02 with this model first",
     ):
         runs.start_from({"start": "02", "model": "pocket"})
     run.add(weights_sha256="0" * 64)

@@ -57,7 +57,12 @@ def settled(rows, world=4, main=True, **changes):
 @pytest.mark.parametrize(
     "rows, changes, shared, told",
     [
-        (18, {}, True, "18 rows leave 2 for 4 processes: the last step of an epoch takes 2 of them"),
+        (
+            18,
+            {},
+            True,
+            "18 rows leave 2 for 4 processes: the last step of an epoch takes 2 of them",
+        ),
         (18, {"main": False}, True, ""),
         (18, {"world": 1}, False, ""),
         (16, {}, True, ""),

@@ -19,7 +19,9 @@ from kit import runs
 from kit.engine import checkpoints, distributed
 from kit.errors import KitError
 
-HOLD = "import sys; from kit import runs; r = runs.start({'run': 'a'}); print(1, flush=True); input()"
+HOLD = (
+    "import sys; from kit import runs; r = runs.start({'run': 'a'}); print(1, flush=True); input()"
+)
 
 
 class World:
