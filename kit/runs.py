@@ -183,13 +183,12 @@ class Run:
                 "logging_strategy": "steps", "logging_steps": 1, "logging_nan_inf_filter": False,
                 "report_to": reporters(_param(self.params, "report_to", "none"))}
 
-    def train(self, trainer, tokenizer, *, first_loss=None, validate=None):
+    def train(self, trainer, tokenizer, *, validate=None):
         """Train, or go on from the newest whole checkpoint, then write model/ and report.json.
 
-        trainer: TRL's trainer, built with `**run.settings()`. first_loss: expected loss of step 1
-        within 1e-3 nats, `math.log(2)` for DPO. validate: a function of the model that returns its
-        validation loss in nats. A finished run only says so. Raises DivergedError, CheckpointError,
-        SettingsError, and Stopped after a signal.
+        trainer: TRL's trainer, built with `**run.settings()`. validate: a function of the model
+        that returns its validation loss in nats. A finished run only says so. Raises
+        DivergedError, CheckpointError, SettingsError, and Stopped after a signal.
         """
         import torch
 
@@ -197,8 +196,7 @@ class Run:
 
         main, self.progress = trainer.is_world_process_zero(), show.progress(self.folder.name, 0)
         trainer.args.hub_token = None  # the run never uploads; nothing it writes may hold a token
-        recorder = Recorder(self, trainer, first_loss, validate,
-                            eval_steps=_param(self.params, "eval_steps", 0),
+        recorder = Recorder(self, trainer, validate, _param(self.params, "eval_steps", 0),
                             keep_best=_param(self.params, "keep", "last") == "best")
         try:
             self.progress.note("checking")

@@ -88,12 +88,12 @@ def meet(folder):
 
     PartialState().wait_for_everyone()
     file, until = Path(folder, "run.json"), time.monotonic() + DISK_SECONDS
-    while not file.is_file() and time.monotonic() < until:
-        time.sleep(0.2)  # a network disk shows a new folder late
-    if not file.is_file():
-        raise SettingsError("expected a run folder that every host sees, got none on this host; "
-                            "set KIT_RUNS to a folder on a disk that all hosts share",
-                            file=checkpoints.short(folder))
+    while not file.is_file():  # a network disk shows a new folder late
+        if time.monotonic() > until:
+            raise SettingsError("expected a run folder that every host sees, got none on this "
+                                "host; set KIT_RUNS to a folder on a disk that all hosts share",
+                                file=checkpoints.short(folder))
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -17,12 +17,11 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
 from kit.engine import checkpoints, distributed, fingerprint
-from kit.errors import CheckpointError, DivergedError, SettingsError
+from kit.errors import CheckpointError, DivergedError
 
 PAIRS = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO
 GROUPS = ("reward", "reward_std", "frac_reward_zero_std", "entropy", "kl",  # logged by GRPO
           "completions/clipped_ratio", "completions/mean_length")
-FIRST_LOSS_MARGIN = 1e-3  # nats
 VALIDATIONS = 10  # per run, when eval_steps is 0
 WANDB_SECONDS = 20  # until a W&B server that does not answer counts as gone
 
@@ -34,17 +33,17 @@ class _Done(Exception):
 class Recorder(TrainerCallback):
     """Follow one `trainer.train()`.
 
-    run: has folder, id and progress. validate: a function of the model that returns a loss in nats.
-    keep_best: keep the checkpoint with the lowest of these losses, and end with its weights.
+    run: has folder, place, id and progress. validate: a function of the model that returns a loss
+    in nats. keep_best: keep the checkpoint with the lowest of these losses, and end with its
+    weights.
     """
 
-    def __init__(self, run, trainer, first_loss=None, validate=None, eval_steps=0, keep_best=False):
-        self.run, self.trainer, self.first_loss = run, trainer, first_loss
-        self.validate, self.eval_steps, self.keep_best = validate, eval_steps, keep_best
+    def __init__(self, run, trainer, validate=None, eval_steps=0, keep_best=False):
+        self.run, self.trainer, self.validate = run, trainer, validate
+        self.eval_steps, self.keep_best = eval_steps, keep_best
         self.main, self.alone = trainer.is_world_process_zero(), trainer.args.world_size == 1
-        self.path, self.place = run.folder / "metrics.jsonl", checkpoints.short(run.folder)
+        self.path, self.get_batch_samples = run.folder / "metrics.jsonl", trainer.get_batch_samples
         self.signal, self.stop, self.validation, self.rows = None, False, None, []
-        self.get_batch_samples = trainer.get_batch_samples
 
     def train(self, checkpoint):
         """Train from a checkpoint folder, or from the start (None); return the steps done."""
@@ -70,7 +69,7 @@ class Recorder(TrainerCallback):
                 trainer._load_best_model()
         except pickle.UnpicklingError as error:  # torch loads tensors only; other code ends here
             raise CheckpointError(f"expected tensors, got others ({str(error).splitlines()[0]}); "
-                                  f"delete the folder `{self.place}/{checkpoint.name}`",
+                                  f"delete the folder `{self.run.place}/{checkpoint.name}`",
                                   file=checkpoints.short(checkpoint)) from None
         finally:
             trainer.remove_callback(self)
@@ -144,10 +143,7 @@ class Recorder(TrainerCallback):
         if not math.isfinite(loss) or not (math.isfinite(norm) or skipped):
             raise DivergedError(f"step {step}: expected a finite loss and gradient, got loss "
                                 f"{loss} and gradient norm {norm}; lower learning_rate under "
-                                "another `run`", file=self.place)
-        if step == 1 and self.first_loss and abs(loss - self.first_loss) > FIRST_LOSS_MARGIN:
-            raise SettingsError(f"step 1: expected loss {self.first_loss:.4f}, got {loss:.4f}; "
-                                "train from the model that is the reference", file=self.place)
+                                "another `run`", file=self.run.place)
         if self.main:
             row = {"step": step, "loss": loss, "lr": logs["learning_rate"], "grad_norm": norm,
                    "tokens": self.tokens, "batch_hash": f"{self.hash:016x}"}

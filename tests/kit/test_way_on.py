@@ -308,7 +308,7 @@ def test_each_refusal_of_the_modules_is_known():
              ("checkpoints", "recorder", "fingerprint", "distributed", "patches"))]  # fmt: skip
     count = sum(len(re.findall(r"(?:raise|return) \w+Error\(|raise error|error = Stopped\(",
                                file.read_text())) for file in files)  # fmt: skip
-    assert count == 27, "a refusal was added or removed: give it a way on, and a test of it"
+    assert count == 26, "a refusal was added or removed: give it a way on, and a test of it"
 
 
 def test_deepspeed_on_cpus_names_configs_that_exist_and_join(monkeypatch):
