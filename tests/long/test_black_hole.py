@@ -45,7 +45,9 @@ except MissingError as error:
     print(error)
 print(f"seconds: {time.monotonic() - began:.1f}")
 """
-SECONDS = 180  # W&B: 20 to begin, 12 to end; a hub id: 30; the rest is for imports on a busy machine
+SECONDS = (
+    180  # W&B: 20 to begin, 12 to end; a hub id: 30; the rest is for imports on a busy machine
+)
 
 
 def inside(*command, **environment):
