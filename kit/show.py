@@ -284,13 +284,12 @@ def curves(series, *, y="loss (nats per token)", x="step", smooth=0.0, log="", t
         axes.locator_params(axis="x", integer=True)
         for label, points in series.items():
             xs, ys = zip(*points)
-            if "validation" in label or not smooth:
-                axes.plot(xs, ys, "o--" if "validation" in label else "-", label=label, markersize=4)
-                continue
-            line, = axes.plot(xs, ys, alpha=0.35)
-            # pandas divides by the weights so far: no pull to zero at the start
-            average = Series(ys).ewm(alpha=1 - smooth).mean()
-            axes.plot(xs, average, color=line.get_color(), linewidth=1.8, label=label)
+            look, colour = "o--" if "validation" in label else "-", None
+            if smooth and look == "-":
+                colour = axes.plot(xs, ys, alpha=0.35)[0].get_color()
+                # pandas divides by the weights so far: no pull to zero at the start
+                ys = Series(ys).ewm(alpha=1 - smooth).mean()
+            axes.plot(xs, ys, look, color=colour, markersize=4, linewidth=1.8, label=label)
         axes.set(xlabel=x, ylabel=y, title=title, **{f"{axis}scale": "log" for axis in log})
 
     ends = ", ".join(f"{k}: {points[0][1]:.3f} -> {points[-1][1]:.3f}"
@@ -352,8 +351,8 @@ def _chips(tokenizer, encoded, columns):
         rows.append([repr(token), kind, "in the loss" if mask else "", *values])
         face = html.escape(token.replace("\n", "\\n").replace(" ", "\u00b7"))
         lines = "<br>".join([f"<b>{face}</b>" if mask else face, *values])
-        css = f"background:{FILLS[kind]};border:2px solid {RIM if mask else GREY};vertical-align:top"
-        chips.append(f'<span style="{CHIP}{css};font:13px monospace">{lines}</span>')
+        css = f"{CHIP}background:{FILLS[kind]};border:2px solid {RIM if mask else GREY}"
+        chips.append(f'<span style="{css};font:13px monospace;vertical-align:top">{lines}</span>')
     fills = {**FILLS, "bold, green rim: in the loss": f"white;border:2px solid {RIM}"}
     legend = [f'<span style="{CHIP}background:{css}">{kind}</span>' for kind, css in fills.items()]
     below = f" below each token: {', '.join(columns)}" if columns else ""
@@ -535,7 +534,7 @@ class Chat:
         self.page, wide = widgets.HTML(_bubbles(start)), {"description_width": "initial"}
         self.box = widgets.Text(description="Your message", style=wide, layout={"width": "440px"},
                                 placeholder="type a message, press Enter")
-        send, new = map(lambda text: widgets.Button(description=text), ("Send", "New conversation"))
+        send, new = (widgets.Button(description=text) for text in ("Send", "New conversation"))
         self.box.on_submit(self.submit)
         send.on_click(self.submit)
         new.on_click(self.restart)
