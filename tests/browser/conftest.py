@@ -55,8 +55,6 @@ class Lab:
         config.write_text(
             json.dumps({"disabledExtensions": {"@jupyterlab/debugger-extension": True}})
         )
-        extensions = folder / "config" / "jupyter_server_config.d"  # pip installs it into etc/
-        shutil.copytree(PROJECT / "configs" / "jupyter", extensions)
         command = [
             sys.executable,
             "-m",
@@ -64,6 +62,7 @@ class Lab:
             "lab",
             "--no-browser",
             "--allow-root",
+            f"--config={PROJECT / 'configs' / 'jupyter.json'}",  # as make lab does
             f"--port={self.port}",
             f"--IdentityProvider.token={self.token}",
             f"--ServerApp.root_dir={folder / 'notebooks'}",

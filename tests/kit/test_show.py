@@ -7,7 +7,6 @@ import os
 import re
 import sys
 import time
-import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -364,12 +363,12 @@ def test_a_server_saves_the_twin_of_a_widget_alone():
     server.hook(model={"type": "file", "content": "text"}, path="a.txt", contents_manager=1)
 
 
-def test_pip_installs_the_file_that_jupyter_servers_read():
-    text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
-    data = tomllib.loads(text)["tool"]["setuptools"]["data-files"]
-    (file,) = data["etc/jupyter/jupyter_server_config.d"]
-    enabled = json.loads((PROJECT / file).read_text())["ServerApp"]["jpserver_extensions"]
-    assert enabled == {"kit.show": True}
+def test_make_lab_starts_a_server_that_loads_show():
+    command = re.search(r"^lab:.*\n\t(.*jupyter lab.*)", (PROJECT / "Makefile").read_text(), re.M)[
+        1
+    ]
+    config = json.loads((PROJECT / re.search(r"--config=(\S+)", command)[1]).read_text())
+    assert config["ServerApp"]["jpserver_extensions"] == {"kit.show": True}
 
 
 def test_before_after_moves_its_rows():
