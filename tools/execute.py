@@ -25,6 +25,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 from traitlets import default
 
+from kit import show
+
 PROJECT = Path(__file__).resolve().parents[1]
 CELL_SECONDS, LAST_LINES = 900, 4  # limit of a cell; lines shown of a traceback
 TERMINAL_SECONDS, LOG_SECONDS = 0.5, 20  # between two progress lines
@@ -195,7 +197,8 @@ def main(argv=None):
     place.add_argument("--out", type=Path, metavar="DIR", help="folder for the executed notebooks")
     place.add_argument("--in-place", action="store_true", help="write into the notebooks")
     options, start = parser.parse_args(argv), time.monotonic()
-    for file in options.notebooks or sorted(PROJECT.glob("notebooks/[0-9]*.ipynb")):
+    lessons = [PROJECT / "notebooks" / f"{name}.ipynb" for name in show.LESSONS]
+    for file in options.notebooks or lessons:
         if not run(file, options):
             return 1
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
