@@ -156,6 +156,16 @@ class Lab:
     def command(self, name):
         self.page.evaluate("name => { jupyterapp.commands.execute(name); }", name)
 
+    def execute(self, code):
+        """Run code in the notebook's kernel, and do not wait for its end."""
+        self.page.evaluate(
+            """code => {
+            const context = jupyterapp.shell.currentWidget.sessionContext;
+            context.session.kernel.requestExecute({code});
+        }""",
+            code,
+        )
+
     def run_all(self, seconds=60):
         """Run every cell and wait until the last one ends or one raises."""
         self.page.evaluate("""() => {

@@ -109,6 +109,8 @@ def test_training_shows_progress_stops_and_resumes(lab):
         re.search(r"trained 60 steps \(\d+ of them before\) in \d+ s", text) and "left" not in text
     )
     assert sum(output.get("data", {}).get("text/html", "").count("<img") for output in outputs) == 1
+    lab.run_all(120)
+    assert "short-pocket is finished (60 steps); nothing was trained" in lab.outputs()
 
 
 def test_widgets_work_and_reopen_as_their_twins(lab):
@@ -132,6 +134,12 @@ def test_widgets_work_and_reopen_as_their_twins(lab):
     lab.screenshot("widgets")
     page.get_by_role("button", name="New conversation").click()
     page.wait_for_function("() => !document.body.innerText.includes('hello')")
+    lab.execute("time.sleep(3)")
+    page.wait_for_selector("text=a cell is running; wait")
+    box.fill("while busy")
+    box.press("Enter")
+    page.wait_for_selector("text=reply to 'while busy' after 1")
+    assert "a cell is running" not in lab.outputs()
     lab.save()
     lab.shut_down()
     file = lab.folder / "notebooks" / "widgets.ipynb"
