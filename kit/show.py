@@ -37,8 +37,8 @@ CELL = ("padding:3px 10px 3px 4px;vertical-align:top;line-height:1.4;"
         "border-bottom:1px solid rgba(128,128,128,0.35);")
 BUBBLE = "padding:5px 10px;border-radius:8px;overflow-wrap:break-word;line-height:1.4;"
 GREYS = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-STYLE = dict.fromkeys(GREYS, GREY) | {"font.size": 9, "legend.frameon": False} | dict.fromkeys(
-    ("axes.spines.top", "axes.spines.right"), False)
+STYLE = dict.fromkeys(GREYS, GREY) | {"font.size": 9, "lines.linewidth": 1.8} | dict.fromkeys(
+    ("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
 NUMBER = re.compile(r"(= )?[-+]?[\d.,:]+(e[-+]\d+)?( ?(%|x|[kMGT]?B|m?s))?( to .*| *\[.*\])?"
                     "|-|nan|", re.IGNORECASE)
 SHORT = 24  # characters of a cell that stays on one line
@@ -275,7 +275,7 @@ def course_map(lit):
 
 
 def curves(series, *, y="loss (nats per token)", x="step", smooth=0.0, log="", title=""):
-    """Return lines of `series` {label: [(x, y), ...]}; a label with "validation" in it gets points.
+    """Return lines of `series` {label: [(x, y), ...]}; "validation" in a label gives it points.
 
     `smooth` in [0, 1) adds a moving average to each line. `log`: "", "x", "y" or "xy".
     """
@@ -285,17 +285,16 @@ def curves(series, *, y="loss (nats per token)", x="step", smooth=0.0, log="", t
         axes.locator_params(axis="x", integer=True)
         for label, points in series.items():
             xs, ys = zip(*points)
-            look, colour = "o--" if "validation" in label else "-", None
-            if smooth and look == "-":
+            marked, colour = "validation" in label or len(xs) == 1, None
+            if smooth and not marked:
                 colour = axes.plot(xs, ys, alpha=0.35)[0].get_color()
                 # pandas divides by the weights so far: no pull to zero at the start
                 ys = Series(ys).ewm(alpha=1 - smooth).mean()
-            axes.plot(xs, ys, look, color=colour, markersize=4, linewidth=1.8, label=label)
+            axes.plot(xs, ys, "o--" if marked else "-", color=colour, markersize=4, label=label)
         axes.set(xlabel=x, ylabel=y, title=title, **{f"{axis}scale": "log" for axis in log})
 
-    ends = ", ".join(f"{k}: {points[0][1]:.3f} -> {points[-1][1]:.3f}"
-                     for k, points in series.items())
-    return picture(draw, 6.4, 2.8, f"{y} by {x}: {ends}")
+    ends = [f"{k}: {points[0][1]:.4g} -> {points[-1][1]:.4g}" for k, points in series.items()]
+    return picture(draw, 6.4, 2.8, f"{y} by {x}: {', '.join(ends)}")
 
 
 def histogram(values, limit):
@@ -401,11 +400,7 @@ def embedding_rows(weight, new):
 
     def draw(axes):
         axes.scatter(far[:-n], near[:-n], s=4, color=GREY, alpha=0.5, label="old rows")
-        axes.scatter(far[-n:], near[-n:], s=36, color=RED, label="new rows")
-        x, y = float(far[-n:].mean()), float(near[-n:].max())
-        side = -1 if x > far.max() / 2 else 1  # where the figure has room for the labels
-        axes.annotate("\n".join(new), (x, y), (10 * side, 8), textcoords="offset points",
-                      color=RED, ha="right" if side < 0 else "left")
+        axes.scatter(far[-n:], near[-n:], s=36, color=RED, label="\n".join(["new rows:", *new]))
         axes.set(xlabel="distance from the mean of the old rows", ylabel="from the nearest row")
         axes.set(xlim=(-0.05 * float(far.max()), None), ymargin=0.15)
 
@@ -440,22 +435,11 @@ def roofline(peak, bandwidth, points):
 
     The bound is min(peak, bandwidth x operations per byte), in bytes per second (Williams 2009).
     """
-    def bound(x):
-        return min(peak, bandwidth * x)
-
-    def draw(axes):
-        xs = sorted([peak / bandwidth, *[x * k for x, _ in points.values() for k in (0.25, 4)]])
-        axes.plot(xs, [*map(bound, xs)], linewidth=2, label="bound")
-        for at, (label, place) in enumerate(points.items()):
-            axes.plot(*place, MARKERS[at % 8], label=label)
-        axes.set(xscale="log", xlabel="operations per byte", yscale="log")
-        axes.set(ylabel="operations per second")
-
-    rows = [[label, f"{x:.3g}", f"{y / bound(x):.0%}",
-             "memory" if bandwidth * x < peak else "arithmetic"]
-            for label, (x, y) in points.items()]
-    text = table(["part", "operations per byte", "of the bound", "limited by"], rows).text
-    return picture(draw, 7.2, 2.8, text)
+    xs = sorted([peak / bandwidth, *[x * k for x, _ in points.values() for k in (0.25, 4)]])
+    bound = {"bound": [(x, min(peak, bandwidth * x)) for x in xs]}
+    for label, (x, y) in points.items():
+        bound[f"{label}, {y / min(peak, bandwidth * x):.0%} of the bound"] = [(x, y)]
+    return curves(bound, x="operations per byte", y="operations per second", log="xy")
 
 
 DIAGRAMS = {"dpo": (
