@@ -291,6 +291,6 @@ def planner(model="Qwen3-0.6B", **changes):
         names = [(name, name) for name in SHAPES]
         names += [] if isinstance(model, str) else [("this model", model)]
         names = widgets.Dropdown(options=names, value=model)
-        return widgets.interactive(draw, model=names, **numbers)
+        return widgets.interactive(draw, {"auto_display": True}, model=names, **numbers)
 
     return show.Shown(static.text, rich=static.rich, widget=widget)

@@ -21,6 +21,10 @@ def answer(model, tokenizer, messages, text):
     return [*messages, {"role": "user", "content": text}, reply]
 show.chat_box(None, None, "Be brief.", ["scripted turn"], answer=answer)
 """,
+    """
+from kit import memory
+memory.planner("SmolLM2-135M", micro_batch_size=1, gpu=80)
+""",
 )
 TRAIN = (
     """
@@ -122,6 +126,10 @@ def test_widgets_work_and_reopen_as_their_twins(lab):
     page.locator("[role=slider]").press("ArrowRight")
     page.wait_for_function("() => document.body.innerText.includes('word 6')")
     assert "scripted turn" not in lab.outputs()  # the twin hides while the widget lives
+    page.wait_for_selector(".widget-output >> text=/at most 80 GB/")
+    page.get_by_label("gpu").fill("24")
+    page.get_by_label("gpu").press("Enter")
+    page.wait_for_selector(".widget-output >> text=/at most 24 GB/")
     box = page.get_by_label("Your message")
     box.press("Enter")
     box.fill("x" * 40_000)
@@ -159,6 +167,7 @@ def test_widgets_work_and_reopen_as_their_twins(lab):
             "Error displaying" not in text and "Loading widget" not in text and "VBox" not in text
         )
         assert "word 5" in text and "reply to 'scripted turn' after 1" in text
+        assert "at most 80 GB" in text
 
 
 def test_dark_theme(lab):
