@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -81,12 +82,13 @@ def talk(argv):
     at_least(1, "--max_new_tokens", options.max_new_tokens)
     task = task_of(options.model, check=False)
     system, limit = (task.system, task.max_new_tokens) if task else ("", 64)
-    system = system if options.system is None else options.system
+    if options.system is not None:  # a byte that is no UTF-8 is a sign the tokenizer refuses
+        system = os.fsencode(options.system).decode("utf-8", "replace")
     limit = options.max_new_tokens or limit
     model, tokenizer = load(options.model)
     start = messages = [{"role": "system", "content": system}] if system else []
     print(HELP, WARNING, file=sys.stderr)
-    for turn, text in enumerate(typed("> " if sys.stdin.isatty() else "")):
+    for turn, text in enumerate(typed()):
         if text == "/new":
             messages = start
         elif text == "/help":
@@ -109,8 +111,11 @@ def reply(model, tokenizer, messages, text, **settings):
     return turns
 
 
-def typed(prompt):
+def typed():
     """Yield lines of terminal or pipe that are not empty, until /quit, the end or Ctrl-C."""
+    if sys.stdin is None:  # closed by the shell: `kit chat RUN <&-`
+        return
+    prompt = "> " if sys.stdin.isatty() else ""
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")
     with contextlib.suppress(EOFError, KeyboardInterrupt):

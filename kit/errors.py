@@ -99,7 +99,8 @@ def exits():
     """Around the actions of a script: print a KitError as one sentence and exit with its code.
 
     `accelerate launch` of several processes itself exits with 1, but its report ends with the
-    sentence and the exit code of the first process that failed. An interrupt exits with 130.
+    sentence and the exit code of the first process that failed. An interrupt exits with 130, a
+    reader of our output that ended with 141.
     """
     try:
         yield
@@ -112,3 +113,10 @@ def exits():
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except BrokenPipeError:  # `kit ... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except OSError as error:
+        print(f"expected to write or read, got: {error}; free space or correct the path",
+              file=sys.stderr)
+        raise SystemExit(2) from None

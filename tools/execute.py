@@ -25,6 +25,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 from traitlets import default
 
+from kit import show
+
 PROJECT = Path(__file__).resolve().parents[1]
 CELL_SECONDS, LAST_LINES = 900, 4  # limit of a cell; lines shown of a traceback
 TERMINAL_SECONDS, LOG_SECONDS = 0.5, 20  # between two progress lines
@@ -196,7 +198,7 @@ def main(argv=None):
     place.add_argument("--in-place", action="store_true", help="write into the notebooks")
     options, start = parser.parse_args(argv), time.monotonic()
     numbers = os.environ.get("KIT_LESSONS", "").split()
-    lessons = sorted(PROJECT.glob("notebooks/[0-9]*.ipynb"))
+    lessons = [PROJECT / "notebooks" / f"{name}.ipynb" for name in show.LESSONS]
     lessons = [file for file in lessons if not numbers or file.stem[:2] in numbers]
     if not lessons:
         parser.error(f"expected numbers of lessons such as 00 05 in KIT_LESSONS, got {numbers}")

@@ -284,3 +284,23 @@ def test_chat_and_scoring_need_no_trained_model(folder):
     model, tokenizer = cli.load("pocket")
     assert chat.stop_token(tokenizer) == tokenizer.eos_token_id
     assert tasks.exact("a", "a ") and model.config.max_position_embeddings > 0
+
+
+@pytest.mark.parametrize("line", [
+    "{kit} check {bad} | head -1",  # a reader that has read enough
+    "{kit} chat {folder} <&-",  # no standard input
+    "printf 'at noon\\n' | {kit} chat {folder} --max_new_tokens 4 --system $'\\xff'",
+])  # fmt: skip
+def test_streams_that_end_and_odd_bytes_are_no_traceback(line, folder, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": 1, "completion": "x"}\n' * 30_000)
+    line = line.format(kit=f"{sys.executable} -m kit", bad=bad, folder=folder)
+    done = subprocess.run(["bash", "-c", line], cwd=PROJECT, text=True, capture_output=True)
+    assert "Traceback" not in done.stderr and "Error:" not in done.stderr, done.stderr[-800:]
+
+
+def test_a_full_disk_behind_standard_output_is_a_sentence(task):
+    line = f"{sys.executable} -u -m kit check {task} > /dev/full"
+    done = subprocess.run(["bash", "-c", line], cwd=PROJECT, text=True, capture_output=True)
+    assert done.returncode == 2 and "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
