@@ -52,6 +52,17 @@ def checkpointing_name():
         PreTrainedModel.is_gradient_checkpointing = PreTrainedModel.is_activation_checkpointing
 
 
+def head_with_bias():
+    """Let TRL read `bias` of an output table of which peft trains some rows.
+
+    TRL 1.16 reads `lm_head.bias`, and the wrapper of peft 0.21 has `weight` only. It can go when
+    the wrapper answers for both.
+    """
+    from peft.utils.other import TrainableTokensWrapper
+
+    TrainableTokensWrapper.bias = property(lambda wrapper: wrapper.original_module.bias)
+
+
 def fsdp_in_float32():
     """Let FSDP2 sum gradients and return log-probabilities in float32, as DDP does.
 

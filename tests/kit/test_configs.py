@@ -27,6 +27,10 @@ OF_ACCELERATE = sorted({*CONFIGS.glob("*.yaml")} - {SKYPILOT})
 ACCELERATE = Path(sys.executable).with_name("accelerate")
 LESSON = PROJECT / "tests" / "helpers" / "lesson.py"
 ROWS, BATCH, STEPS, NEAR = 200, 8, 3, 1e-5  # rows; rows per step; steps; nats
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -257,9 +261,19 @@ def test_fsdp2_goes_on_from_its_checkpoint(folder, split):
 
 @pytest.mark.long
 def test_adapters_are_merged_under_fsdp2(folder):
+    """With a template of its own no table trains, so one process and two train the same weights."""
+    from kit import models
+
+    model, tokenizer = models.load("pocket", where="cpu")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    for part in (model, tokenizer):
+        part.save_pretrained(folder / "own")
+    own = {"model": str(folder / "own"), "lora_rank": 4}
     for run, count in (("lora1", 1), ("lora2", 2)):
-        launch.run(LESSON, count, strategy="fsdp2", **settings(folder, run, lora_rank=4))
-    assert apart(*(runs.root() / f"{run}-pocket" / "model" for run in ("lora2", "lora1"))) < 0.01
+        launch.run(LESSON, count, strategy="fsdp2", **settings(folder, run, **own))
+    one, two = (runs.find(runs.run_name(run, own["model"])) for run in ("lora1", "lora2"))
+    assert apart(two / "model", one / "model") < 0.01
 
 
 def test_every_config_says_how_it_is_launched():
