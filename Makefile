@@ -13,6 +13,8 @@ ifdef KIT_RUNS
 export KIT_RUNS := $(RUNS)
 endif
 MODEL ?= 04_dpo-pocket
+# Not notebooks/*.ipynb, because you may keep your own notebooks there.
+LESSONS = $(shell $(BIN)/python -c 'from kit import show; print(*(f"notebooks/{name}.ipynb" for name in show.LESSONS))')
 
 .DEFAULT_GOAL := help
 .PHONY: help course lab chat notebooks scripts lint format test test-long smollm2 wllama site clean
@@ -32,7 +34,7 @@ course: .venv/ready        ## run every lesson, show the scores (about half an h
 	$(BIN)/python tools/execute.py --out $(RUNS)/notebooks
 
 lab: .venv/ready           ## open the lessons in JupyterLab
-	$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab --config=configs/jupyter.json --ServerApp.root_dir='$(CURDIR)' notebooks/00_start_here.ipynb
 
 chat: .venv/ready          ## talk with the model of lesson 04; MODEL=NAME talks with another one
 	$(BIN)/kit chat $(MODEL)
@@ -80,7 +82,7 @@ site: .venv/ready                     ## the lessons as a static site in docs/_s
 
 test: .venv/ready .venv/deepspeed lint ## check every notebook with nbval, then run the tests on its runs
 	rm -rf runs/nbval
-	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 notebooks
+	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 $(LESSONS)
 	KIT_RUNS=$(CURDIR)/runs/nbval $(BIN)/python -m pytest -m "not long" --durations=15 tests
 
 test-long: .venv/ready     ## run the tests that take minutes

@@ -10,10 +10,10 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
-# One accelerate launch per host. TERM, two minutes before the end of the time, saves; a requeued job goes on from there.
+# Each task is one accelerate launch. TERM, two minutes before the end of the time, saves; a requeued job goes on from there.
 export GPUS_PER_NODE=${GPUS_PER_NODE:-8} SCRIPT=${SCRIPT:-scripts/sft_chat.py} CONFIG=${CONFIG:-configs/two_nodes.yaml}
 read -r MAIN_IP < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export MAIN_IP
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --config_file "$CONFIG" \
-  --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * GPUS_PER_NODE)) --machine_rank "$SLURM_NODEID" \
+  --num_machines "$SLURM_NTASKS" --num_processes $((SLURM_NTASKS * GPUS_PER_NODE)) --machine_rank "$SLURM_PROCID" \
   --main_process_ip "$MAIN_IP" "$SCRIPT" "$@"' bash "$@"

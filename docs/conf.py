@@ -4,7 +4,8 @@
 """
 
 import os
-from pathlib import Path
+
+from kit.show import LESSONS
 
 project = "From a base model to a specialist"
 copyright = "the authors, Apache-2.0"
@@ -14,7 +15,8 @@ html_title = project
 html_favicon = "favicon.svg"
 html_context = {"default_mode": "auto"}
 root_doc = "README"
-include_patterns = ["README.md", "notebooks/[0-9]*.ipynb", "docs/specialist.md"]
+include_patterns = ["README.md", "docs/specialist.md"]
+include_patterns += [f"notebooks/{name}.ipynb" for name in LESSONS]
 nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # widgets have a static twin; their scripts would come from a CDN
 myst_enable_extensions = []  # a dollar is a shell variable here, and formulas are code
@@ -27,8 +29,6 @@ suppress_warnings = [
     "misc.highlighting_failure",
 ]
 html_extra_path = ["root", *filter(None, [os.environ.get("SHIPPED")])]
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-LESSONS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
 CONTENTS = "\n".join(
     [
         "```{toctree}",

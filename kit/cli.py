@@ -1,19 +1,15 @@
-"""The command `kit`, or `python -m kit`: check, train, score, chat, ship, serve, export."""
+"""The command `kit`, or `python -m kit`: check, score, chat, ship, serve, export."""
 
 import argparse
 import contextlib
-import difflib
-import json
 import math
-import runpy
+import os
 import sys
 from pathlib import Path
 
-from kit import chat, export, models, records, runs, scoring, show, tasks
+from kit import chat, export, models, records, runs, scoring, ship, show, tasks
 from kit.errors import DataError, KitError, MissingError, SettingsError, exits
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-LISTED = 20  # wrong replies that are printed for each model; --jsonl has all
 HELP = "Each line is a message. /new starts over, /help prints this line, /quit ends."
 WARNING = "Replies may be wrong: check what matters before you use it."
 
@@ -23,14 +19,12 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else list(argv)
     with exits():
         if not words or words[0] in ("-h", "--help"):
-            lines = (f"  {name:7} {run.__doc__.splitlines()[0]}" for name, run in COMMANDS.items())
+            lines = [f"  {name:7} {text}" for name, (_, text) in COMMANDS.items()]
             return print("usage: kit COMMAND ...", *lines, sep="\n")
         if words[0] not in COMMANDS:
-            close = difflib.get_close_matches(words[0], COMMANDS, n=1)
-            advice = f"did you mean kit {close[0]}?" if close else "see kit --help"
-            raise SettingsError(f"expected one of {', '.join(COMMANDS)}, got {words[0]!r}; "
-                                f"{advice}")
-        COMMANDS[words[0]](words[1:])
+            raise SettingsError(f"expected one of {', '.join(COMMANDS)}, got {words[0]!r}; see "
+                                "kit --help")
+        COMMANDS[words[0]][0](words[1:])
 
 
 def check(argv):
@@ -50,16 +44,6 @@ def check(argv):
     print(f"test: {len(groups)} questions ({counts})")
     print("Every right reply passes the judge, replies of other rows do not, and no test prompt is "
           "in training rows.")
-
-
-def train(argv):
-    """Run the script of a lesson, for example `kit train sft_chat --task mine.py`."""
-    names = sorted(file.stem for file in SCRIPTS.glob("*.py"))
-    if not argv or argv[0] not in names:
-        raise SettingsError(f"expected one of {', '.join(names)}, got "
-                            f"{argv[0] if argv else 'none'}; name a lesson's script")
-    sys.argv = [str(SCRIPTS / f"{argv[0]}.py"), *argv[1:]]
-    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def task_of(name, check=True):
@@ -98,19 +82,20 @@ def talk(argv):
     at_least(1, "--max_new_tokens", options.max_new_tokens)
     task = task_of(options.model, check=False)
     system, limit = (task.system, task.max_new_tokens) if task else ("", 64)
-    system = system if options.system is None else options.system
-    settings = {"max_new_tokens": options.max_new_tokens or limit,
-                "temperature": options.temperature}
+    if options.system is not None:  # a byte that is no UTF-8 is a sign the tokenizer refuses
+        system = os.fsencode(options.system).decode("utf-8", "replace")
+    limit = options.max_new_tokens or limit
     model, tokenizer = load(options.model)
     start = messages = [{"role": "system", "content": system}] if system else []
     print(HELP, WARNING, file=sys.stderr)
-    for turn, text in enumerate(typed("> " if sys.stdin.isatty() else "")):
+    for turn, text in enumerate(typed()):
         if text == "/new":
             messages = start
         elif text == "/help":
             print(HELP)
         else:
-            messages = reply(model, tokenizer, messages, text, seed=turn, **settings)
+            messages = reply(model, tokenizer, messages, text, seed=turn, max_new_tokens=limit,
+                             temperature=options.temperature)
 
 
 def reply(model, tokenizer, messages, text, **settings):
@@ -126,19 +111,17 @@ def reply(model, tokenizer, messages, text, **settings):
     return turns
 
 
-def typed(prompt):
+def typed():
     """Yield lines of terminal or pipe that are not empty, until /quit, the end or Ctrl-C."""
+    if sys.stdin is None:  # closed by the shell: `kit chat RUN <&-`
+        return
+    prompt = "> " if sys.stdin.isatty() else ""
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")
-    while True:
-        try:
-            text = input(prompt).strip()
-        except (EOFError, KeyboardInterrupt):
-            return
-        if text == "/quit":
-            return
-        if text:
-            yield text
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while (text := input(prompt).strip()) != "/quit":
+            if text:
+                yield text
 
 
 def score(argv):
@@ -150,9 +133,7 @@ def score(argv):
     parser.add_argument("--split", default="test", choices=["test", "validation", "train"])
     parser.add_argument("--max_new_tokens", type=int, help="most ids of a reply (default: the "
                                                            "task's)")
-    parser.add_argument("--separator", help="ask for a completion of question + SEPARATOR, as "
-                                            "lesson 02 trains it")
-    parser.add_argument("--jsonl", action="store_true", help="print one JSON object per question")
+    parser.add_argument("--misses", type=int, default=20, help="wrong replies printed per model")
     options = parser.parse_args(argv)
     limit = at_least(1, "--max_new_tokens", options.max_new_tokens)
     task = tasks.load(options.task) if options.task else next(
@@ -160,70 +141,39 @@ def score(argv):
     if task is None:
         raise MissingError(f"expected a task, got none from {', '.join(options.model)}; "
                            "pass --task")
-    questions = tasks.questions(task, options.split)
-    if options.separator is not None:  # a completion has one question and no turns before it
-        questions = [q for q in questions
-                     if [turn["role"] for turn in q.messages] in (["user"], ["system", "user"])]
-    results, limit = {}, limit or task.max_new_tokens
+    questions, limit = tasks.questions(task, options.split), limit or task.max_new_tokens
+    results = {}
     for name in options.model:
-        results[name] = scoring.evaluate(*load(name), questions, task, max_new_tokens=limit,
-                                         separator=options.separator)
-        for line in (as_json if options.jsonl else misses)(name, results[name]):
-            print(line)
-    out = sys.stderr if options.jsonl else sys.stdout
-    print(*summary(results, limit), sep="\n", file=out)
-
-
-def as_json(name, results):
-    """Yield one line per reply of a model."""
-    for q, text, correct in zip(results.questions, results.texts, results.correct):
-        yield json.dumps({"model": name, "messages": q.messages, "reply": text, "right": q.right,
-                          "correct": correct, "group": q.group, "place": list(q.place)},
-                         ensure_ascii=False)
-
-
-def misses(name, results):
-    """Yield one line per wrong reply of a model, for the first of them."""
-    wrong = results.misses()
-    for q, text in wrong[:LISTED]:
-        yield (f"{q.place[0]}:{q.place[1]}: {q.messages[-1]['content']!r}: {name} replied "
-               f"{text!r}, right is {q.right!r}")
-    if len(wrong) > LISTED:
-        yield f"{name}: {len(wrong) - LISTED} more wrong replies, --jsonl prints them"
-
-
-def summary(results, limit):
-    """Yield the cut replies, the scoreboard, and each further model minus the first by group."""
+        results[name] = scoring.evaluate(*load(name), questions, task, max_new_tokens=limit)
+        print_misses(name, results[name], options.misses)
     for name, result in results.items():
         if result.cut:
-            yield (f"{name}: {result.cut} of {len(result.texts)} replies were cut at {limit} ids; "
-                   "raise --max_new_tokens if right replies can be longer")
-    yield show.scoreboard({name: result.as_dict() for name, result in results.items()})
+            print(f"{name}: {result.cut} of {len(questions)} replies were cut at {limit} ids; "
+                  "raise --max_new_tokens if right replies can be longer")
+    print(show.scoreboard({name: result.as_dict() for name, result in results.items()}))
     (first, before), *others = results.items()
     for name, after in others:
         for group in before.groups:
             change = scoring.paired_difference(before.hits(group), after.hits(group))
-            yield "{} minus {}, {}: {:+.1%}  [{:+.1%}, {:+.1%}]".format(name, first, group, *change)
+            place = f"{name} minus {first}, {group}"
+            print("{}: {:+.1%}  [{:+.1%}, {:+.1%}]".format(place, *change))
 
 
-def export_scripts(argv):
-    """Write the script of a notebook."""
-    export.main(argv)
+def print_misses(name, result, most):
+    """Print the first wrong replies of a model, and how many more there are."""
+    wrong = result.misses()
+    for q, text in wrong[:most]:
+        print(f"{q.place[0]}:{q.place[1]}: {q.messages[-1]['content']!r}: {name} replied "
+              f"{text!r}, right is {q.right!r}")
+    if len(wrong) > most:
+        print(f"{name}: {len(wrong) - most} more wrong replies, --misses {len(wrong)} prints all")
 
 
-def ship(argv):
-    """Write a folder that can leave: model, GGUF file, card, and the check of its answers."""
-    from kit import ship
-
-    ship.main(argv)
-
-
-def serve(argv):
-    """Answer over HTTP with a shipped model."""
-    from kit import ship
-
-    ship.serve_main(argv)
-
-
-COMMANDS = {"check": check, "train": train, "score": score, "chat": talk, "ship": ship,
-            "serve": serve, "export": export_scripts}
+COMMANDS = {
+    "check": (check, "check a task or a file of rows without training"),
+    "score": (score, "score models on the questions of a task and compare them"),
+    "chat": (talk, "talk with a model"),
+    "ship": (ship.main, "write a folder that can leave: model, GGUF file, card, checked answers"),
+    "serve": (ship.serve_main, "answer over HTTP with a shipped model"),
+    "export": (export.main, "write the script of a notebook"),
+}

@@ -20,9 +20,10 @@ class KitError(Exception):
 
     exit_code = 2
 
-    def __init__(self, message, *, file=None, line=None, field=None):
+    def __init__(self, message, *, file=None, line=None, field=None, problems=()):
         super().__init__(message)
         self.message, self.file, self.line, self.field = message, file, line, field
+        self.problems = list(problems)
 
     def __str__(self):
         return located(self.message, self.file, self.line, self.field)
@@ -34,10 +35,6 @@ class KitError(Exception):
 
 class DataError(KitError):
     """A file or its rows are bad. `.problems` lists every Problem of the file."""
-
-    def __init__(self, message, *, file=None, line=None, field=None, problems=()):
-        super().__init__(message, file=file, line=line, field=field)
-        self.problems = list(problems)
 
 
 class SettingsError(KitError):
@@ -102,7 +99,8 @@ def exits():
     """Around the actions of a script: print a KitError as one sentence and exit with its code.
 
     `accelerate launch` of several processes itself exits with 1, but its report ends with the
-    sentence and the exit code of the first process that failed. An interrupt exits with 130.
+    sentence and the exit code of the first process that failed. An interrupt exits with 130, a
+    reader of our output that ended with 141.
     """
     try:
         yield
@@ -115,3 +113,10 @@ def exits():
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except BrokenPipeError:  # `kit ... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except OSError as error:
+        print(f"expected to write or read, got: {error}; free space or correct the path",
+              file=sys.stderr)
+        raise SystemExit(2) from None

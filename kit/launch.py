@@ -16,7 +16,6 @@ import pickle
 import re
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ GRACE = 40  # seconds for a save after an interrupt; torch's launcher kills its 
 PROBE_SECONDS = 20
 PROGRESS_SECONDS = 5  # between two progress lines of a script
 LAUNCHER_NOISE = re.compile(r"[EWF]\d{4} \S+ +\d+ .*torch/distributed/")
+SIGNALS = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT
 
 
 class ChildError(KitError):
@@ -48,30 +48,27 @@ class ChildError(KitError):
 def run(script, num_processes=1, *, strategy="ddp", echo=print, **params) -> dict:
     """Train scripts/<script>.py (or a path) and return its run's report.json, {} without a run.
 
-    params: the script's settings by name. strategy: a file in configs/, or a path. echo: called
-    with each line of process 0 as soon as it is printed. A KitError of any process is raised here.
-    Any other error prints its traceback and raises ChildError. An interrupt stops all processes
-    after the run has saved its state. Processes on CPUs communicate by gloo.
+    params: the script's settings by name. strategy: a file in configs/. echo: called with each
+    line of process 0 as soon as it is printed. A KitError of any process is raised here. Any other
+    error prints its traceback and raises ChildError. An interrupt stops all processes after the
+    run has saved its state. Processes on CPUs communicate by gloo.
     """
     script = Path(script) if str(script).endswith(".py") else SCRIPTS / f"{script}.py"
-    config = Path(strategy) if str(strategy).endswith(".yaml") else CONFIGS / f"{strategy}.yaml"
+    config = CONFIGS / f"{strategy}.yaml"
     for file in (script, config):
         if not file.is_file():
             raise MissingError("expected a script and an accelerate config, got no such file; "
                                "write scripts by python -m kit.export", file=file.name)
-    flags = [f"--{'' if value is not False else 'no-'}{name}"
-             + ("" if isinstance(value, bool) else f"={value}") for name, value in params.items()]
     launcher = ["accelerate.commands.launch", f"--config_file={config}", "--module",
-                f"--num_processes={num_processes}", f"--main_process_port={_port()}"]
+                f"--num_processes={num_processes}", "--main_process_port=0"]
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+        settings = Path(folder, "settings.json")
+        settings.write_text(json.dumps(params, default=str))
         command = [sys.executable, "-m", *launcher * (num_processes > 1), "kit.launch",
-                   str(num_processes), str(folder), str(script), *flags]
-        progress = {"KIT_PROGRESS": str(folder / "progress.txt")}  # make course reads its own file
-        if _live(command, progress | os.environ | _environment(num_processes), echo, folder):
+                   str(num_processes), folder, str(script), *["--config", settings] * bool(params)]
+        if _live(command, _environment(num_processes), echo, Path(folder)):
             raise _failure(folder, num_processes, echo)
-        result = folder / "run.txt"
-        report = Path(result.read_text(), "report.json") if result.exists() else result
+        report = Path(folder, "report.json")  # a link to the report of the run
         return json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
 
 
@@ -89,9 +86,10 @@ def notebook(function, num_processes, *args):
                             "kit.launch.run, which needs no restart")
     from accelerate import notebook_launcher
     from accelerate.utils import patch_environment
+    from accelerate.utils.other import get_free_port
+    from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    handlers = {number: signal.getsignal(number) for number in numbers}
+    handlers = [signal.getsignal(number) for number in SIGNALS]
     logging.disable(logging.CRITICAL)  # the launcher's own lines say less than our sentence
     reader, writer = os.pipe()  # a fork that prints through the kernel's stream mixes its words
     printer = threading.Thread(target=_print_lines, args=(reader, sys.stdout), daemon=True)
@@ -100,17 +98,17 @@ def notebook(function, num_processes, *args):
         try:
             job = (function, num_processes, folder, writer, args)
             with patch_environment(**environment), contextlib.redirect_stdout(None):
-                notebook_launcher(_forked, job, num_processes, use_port=str(_port()))
+                notebook_launcher(_forked, job, num_processes, use_port=str(get_free_port()))
             return pickle.loads(Path(folder, "result.pickle").read_bytes())
-        except Exception as error:
-            if type(error).__name__ == "SignalException":
-                raise KeyboardInterrupt from None
-            raise _failure(Path(folder), num_processes, print) from None
+        except SignalException:
+            raise KeyboardInterrupt from None
+        except Exception:
+            raise _failure(folder, num_processes, print) from None
         finally:
             os.close(writer)
             printer.join()
             logging.disable(logging.NOTSET)
-            for number, handler in handlers.items():
+            for number, handler in zip(SIGNALS, handlers, strict=True):
                 signal.signal(number, handler)  # torch replaces them and does not put them back
 
 
@@ -132,23 +130,17 @@ def _environment(num_processes):
     return {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)} | cpu
 
 
-def _port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def _live(command, environment, echo, folder):
     """Run the command, hand on its lines, return its exit code; none of its processes stays."""
+    progress, ended = folder / "progress.txt", threading.Event()
+    # `make course` sets KIT_PROGRESS and reads that file itself.
+    environment = {"KIT_PROGRESS": str(progress)} | os.environ | environment
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True,
                                stderr=subprocess.STDOUT, errors="replace", start_new_session=True)
-    ended = threading.Event()
-    progress = (folder / "progress.txt", ended, echo)
-    threading.Thread(target=_hand_on_progress, args=progress, daemon=True).start()
+    threading.Thread(target=_hand_on, args=(progress, ended, echo), daemon=True).start()
     try:
-        # The launcher says less about a failed process than the process itself left in its file.
         for line in process.stdout:
-            if LAUNCHER_NOISE.match(line):
+            if LAUNCHER_NOISE.match(line):  # it says less than the file of the failed process
                 process.stdout.read()
             else:
                 echo(line.rstrip("\n"))
@@ -165,35 +157,32 @@ def _live(command, environment, echo, folder):
                 child.kill()
         process.kill()
         process.wait()
-        process.stdout.close()
 
 
-def _hand_on_progress(file, ended, echo):
+def _hand_on(progress, ended, echo):
     """Call echo with the progress line of process 0 every few seconds while it changes."""
     line = ""
     while not ended.wait(PROGRESS_SECONDS):
-        text = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+        text = progress.read_text(encoding="utf-8").strip() if progress.exists() else ""
         if text not in ("", line):
             echo(line := text)
 
 
 def _failure(folder, num_processes, echo):
     """Return the error of the process that failed first; the others failed because of it."""
-    failures = [json.loads(file.read_text()) for file in folder.glob("failure-*.json")]
-    failures.sort(key=lambda failure: failure["time"])
-    for failure in failures:
-        if failure["kind"] == "LostError" or LOST.search(failure["text"]):
-            continue
-        if error := getattr(errors, failure["kind"], None):
-            error = error(failure["text"])
-            error.exit_code = failure["code"]
-            return error
-        echo(failure["traceback"].rstrip())
-        return ChildError(f"process {failure['rank']} of {num_processes} ended with "
-                          f"{failure['kind']}: {failure['text']}; its traceback is printed above")
-    return ChildError("expected every process to end by itself, got one that the system ended "
-                      "(often because memory was full) or that did not answer within KIT_TIMEOUT "
-                      "seconds; lower micro_batch_size, or read the system's log")
+    failures = [json.loads(file.read_text()) for file in Path(folder).glob("failure-*.json")]
+    causes = [failure for failure in failures
+              if failure["kind"] != "LostError" and not LOST.search(failure["text"])]
+    if not causes:
+        return ChildError("expected every process to end by itself, got one that the system ended "
+                          "(often because memory was full) or that did not answer within "
+                          "KIT_TIMEOUT seconds; lower micro_batch_size, or read the system's log")
+    first = min(causes, key=lambda failure: failure["time"])
+    if kind := getattr(errors, first["kind"], None):
+        return kind(first["text"])
+    echo(first["traceback"].rstrip())
+    return ChildError(f"process {first['rank']} of {num_processes} ended with {first['kind']}: "
+                      f"{first['text']}; its traceback is printed above")
 
 
 def _unforkable():
@@ -205,13 +194,19 @@ def _unforkable():
     state = sys.modules.get("accelerate.state")
     if state and (state.PartialState._shared_state or state.AcceleratorState._shared_state):
         return "an Accelerator or a Trainer's arguments exist (make them inside the function)"
-    weight = (256, 256)
-    probe = multiprocessing.get_context("fork").Process(daemon=True, target=lambda: (
-        torch.ones(weight, requires_grad=True) @ torch.ones(weight)).exp().sum().backward())
+    probe = multiprocessing.get_context("fork").Process(target=_probe, daemon=True)
     probe.start()
-    probe.join(PROBE_SECONDS)  # a product and its gradient hang in a fork without torch's threads
+    probe.join(PROBE_SECONDS)
     probe.kill()
     return None if probe.exitcode == 0 else "torch has started threads, which a fork does not have"
+
+
+def _probe():
+    """Compute a product and its gradient, which hang in a fork without torch's threads."""
+    import torch
+
+    weight = torch.ones((256, 256), requires_grad=True)
+    (weight @ weight).exp().sum().backward()
 
 
 @contextlib.contextmanager
@@ -233,8 +228,7 @@ def _process(num_processes, folder, file):
             trace = trace.tb_next  # start at the user's own file
         lines = traceback.format_exception(type(cause), cause, trace or cause.__traceback__)
         failure = {"time": time.time(), "rank": rank, "kind": type(cause).__name__,
-                   "text": str(cause), "code": getattr(cause, "exit_code", 1),
-                   "traceback": "".join(lines)}
+                   "text": str(cause), "traceback": "".join(lines)}
         Path(folder, f"failure-{rank}.json").write_text(json.dumps(failure))
         sys.stdout.flush()
         os._exit(1) if num_processes > 1 else sys.exit(1)
@@ -255,9 +249,9 @@ def _script(num_processes, folder, script, *flags):
     with _process(num_processes, folder, script) as rank:
         sys.argv = [script, *flags]
         values = runpy.run_path(script, run_name="__main__").values()
-        folders = [str(value.folder) for value in values if type(value).__module__ == "kit.runs"]
+        folders = [value.folder for value in values if type(value).__module__ == "kit.runs"]
         if rank == 0 and folders:
-            Path(folder, "run.txt").write_text(folders[-1])
+            Path(folder, "report.json").symlink_to(Path(folders[-1], "report.json").absolute())
 
 
 if __name__ == "__main__":

@@ -283,9 +283,12 @@ def planner(model="Qwen3-0.6B", *, gpu=80, processes=8, **changes):
         from ipywidgets import Dropdown, IntText, interactive
 
         numbers = {"micro_batch_size": 8, "length": 1024, "processes": processes, "gpu": gpu}
-        boxes = {name: IntText(changes.get(name, value)) for name, value in numbers.items()}
+        wide = {"description_width": "initial"}
+        boxes = {name: IntText(changes.get(name, value), style=wide)
+                 for name, value in numbers.items()}
         names = {name: name for name in SHAPES} | {getattr(model, "model_type", model): model}
-        return interactive(draw, model=Dropdown(options=list(names.items()), value=model), **boxes)
+        choice = Dropdown(options=list(names.items()), value=model)
+        return interactive(draw, {"auto_display": True}, model=choice, **boxes)
 
     static = ways(model, gpu, processes)
     return show.Shown(static.text, rich=static.rich, widget=widget)

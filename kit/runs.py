@@ -22,7 +22,7 @@ from kit.errors import CheckpointError, KitError, MissingError, SettingsError
 
 __all__ = ["Run", "Stopped", "find", "metrics", "root", "run_name", "start", "start_from"]
 FACTS = {"id": str, "params": dict, "data": dict, "settings": dict, "versions": dict}
-FALL = 0.5  # nats that DPO may lower the log-probability of the chosen replies
+RISE = 0.1  # nats per id that DPO may raise the loss of the chosen replies
 
 
 class Stopped(KitError):
@@ -42,9 +42,8 @@ def start_from(params):
         return model
     run = Run(checkpoints.run_folder(run_name(lesson, model)), params)
     if not run.finished:
-        raise MissingError(f"expected a finished run {run.folder.name}, got none; run "
-                           f'notebooks/{lesson}.ipynb with this model first, or set start="" to '
-                           "begin at the base model")
+        raise MissingError(f"expected a finished run {run.folder.name}, got none; train {lesson} "
+                           'with this model first, or set start="" to begin at the base model')
     return run.model
 
 
@@ -89,13 +88,14 @@ def metrics(run) -> list:
     return [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be half
 
 
-def _warnings(rows) -> list:
-    """Return a sentence when DPO made the chosen replies less likely too."""
-    logps = [row["logps/chosen"] for row in rows if "logps/chosen" in row]
-    tenth = max(1, len(logps) // 10)
-    first, last = (sum(part) / tenth for part in (logps[:tenth], logps[-tenth:]))
-    return [f"log-probability of the chosen replies fell from {first:.1f} to {last:.1f} nats; "
-            "lower learning_rate or add an SFT term"] if logps and last < first - FALL else []
+def _warnings(rows, last) -> list:
+    """Return a sentence when DPO made the chosen replies of the validation pairs less likely."""
+    losses = [row["validation_loss"] for row in rows
+              if "logps/chosen" in row and "validation_loss" in row]
+    if not losses or last <= losses[0] + RISE:
+        return []
+    return [f"the chosen replies of the validation pairs became less likely, from {losses[0]:.2f} "
+            f"to {last:.2f} nats per id; lower learning_rate or add an SFT term"]
 
 
 class Run:
@@ -104,6 +104,7 @@ class Run:
     def __init__(self, folder, params):
         self.folder, self.params, self.seed = Path(folder), params, _param(params, "seed", 0)
         self.model, self.place = self.folder / "model", checkpoints.short(folder)
+        self.way_on = f"choose another `run` or delete the folder `{self.place}`"
         self.lock = self.progress = None
 
     def __repr__(self):
@@ -135,36 +136,40 @@ class Run:
         if distributed.is_first() and report != self.report:
             checkpoints.write_json(self.folder / "report.json", report)
 
+    @property
+    def started(self) -> bool:
+        """Return whether the folder holds anything that a training saved."""
+        return self.model.is_dir() or any(self.folder.glob(f"checkpoint-*/{checkpoints.MANIFEST}"))
+
     def open(self, fresh, task):
-        """Take the lock; write run.json and task.py, or compare with the run.json that is there."""
+        """Take the lock; write run.json and task.py, or compare with the run.json that is there.
+
+        A run that has saved nothing starts again, with whatever settings.
+        """
         self.lock = checkpoints.lock(self.folder)
-        if self.facts:
-            return self._compare(fresh)
         names = {path.name for path in self.folder.iterdir()}
-        if names - {"lock", "task.py", ".run.json.tmp"}:
+        if not self.facts and names - {"lock", "task.py", ".run.json.tmp"}:
             raise SettingsError("expected a new folder or a run, got other files or a damaged "
-                                "run.json; choose another name or delete the folder",
-                                file=self.place)
+                                f"run.json; {self.way_on}", file=self.place)
+        if self.facts and not self._changes(fresh):
+            return
+        for name in ("report.json", "metrics.jsonl", "rejected.jsonl"):
+            (self.folder / name).unlink(missing_ok=True)
         if task and task.suffix == ".py":
             shutil.copyfile(task, self.folder / "task.py")
-        self._write({"name": self.folder.name, "id": uuid.uuid4().hex, **fresh, "settings": {},
-                     "created": time.strftime("%FT%T%z"), "seed": self.seed,
-                     "world_size": int(os.environ.get("WORLD_SIZE", "1")),
-                     "versions": fingerprint.environment()})
-
-    def _write(self, facts):
+        facts = {"name": self.folder.name, "id": uuid.uuid4().hex, **fresh, "settings": {},
+                 "created": time.strftime("%FT%T%z"), "seed": self.seed,
+                 "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+                 "versions": fingerprint.environment()}
         checkpoints.write_json(self.folder / "run.json", facts)
 
-    def _compare(self, fresh):
-        """Refuse what differs from run.json; the first trainer of a run adds its settings."""
-        facts = self.facts
-        changes = fingerprint.changed({key: facts.get(key) for key in fresh}, fresh)
-        if "settings" in fresh and not facts["settings"]:
-            self._write({**facts, **fresh})
-        elif changes:
+    def _changes(self, fresh) -> list:
+        """Return what differs from run.json; refuse it when something was saved."""
+        changes = fingerprint.changed({key: self.facts.get(key) for key in fresh}, fresh)
+        if changes and self.started:
             raise SettingsError("expected the settings of this run's start, got others "
-                                f"({'; '.join(changes)}); choose another name or delete the folder",
-                                file=self.place)
+                                f"({'; '.join(changes)}); {self.way_on}", file=self.place)
+        return changes
 
     def settings(self) -> dict:
         """Return the trainer arguments of the run: `SFTConfig(**run.settings(), ...)`."""
@@ -178,13 +183,12 @@ class Run:
                 "logging_strategy": "steps", "logging_steps": 1, "logging_nan_inf_filter": False,
                 "report_to": reporters(_param(self.params, "report_to", "none"))}
 
-    def train(self, trainer, tokenizer, *, first_loss=None, validate=None):
+    def train(self, trainer, tokenizer, *, validate=None):
         """Train, or go on from the newest whole checkpoint, then write model/ and report.json.
 
-        trainer: TRL's trainer, built with `**run.settings()`. first_loss: expected loss of step 1
-        within 1e-3 nats, `math.log(2)` for DPO. validate: a function of the model that returns its
-        validation loss in nats. A finished run only says so. Raises DivergedError, CheckpointError,
-        SettingsError, and Stopped after a signal.
+        trainer: TRL's trainer, built with `**run.settings()`. validate: a function of the model
+        that returns its validation loss in nats. A finished run only says so. Raises
+        DivergedError, CheckpointError, SettingsError, and Stopped after a signal.
         """
         import torch
 
@@ -192,8 +196,7 @@ class Run:
 
         main, self.progress = trainer.is_world_process_zero(), show.progress(self.folder.name, 0)
         trainer.args.hub_token = None  # the run never uploads; nothing it writes may hold a token
-        recorder = Recorder(self, trainer, first_loss, validate,
-                            eval_steps=_param(self.params, "eval_steps", 0),
+        recorder = Recorder(self, trainer, validate, _param(self.params, "eval_steps", 0),
                             keep_best=_param(self.params, "keep", "last") == "best")
         try:
             self.progress.note("checking")
@@ -214,12 +217,13 @@ class Run:
 
     def _check(self, trainer, tokenizer):
         """Compare the trainer with the run's settings and first start, its model with the base."""
-        own = fingerprint.unfit(trainer.args, {**self.settings(),
-                                               "save_steps": trainer.args.save_steps})
+        own = fingerprint.unfit(trainer.args, self.settings())
         if own:
             raise SettingsError("expected a trainer with `**run.settings()`, got its own "
                                 f"{', '.join(own)}; remove these arguments", file=self.place)
-        self._compare({"settings": fingerprint.settings(trainer, tokenizer)})
+        settings = {"settings": fingerprint.settings(trainer, tokenizer)}
+        if self._changes(settings):
+            checkpoints.write_json(self.folder / "run.json", self.facts | settings)
         base = (self.facts.get("base") or {}).get("weights_sha256")
         loaded = getattr(trainer.model, "loaded_sha256", None)
         if base and loaded and base != loaded:
@@ -259,13 +263,12 @@ class Run:
 
     def _newest(self):
         """Return the checkpoint to resume from, or None; print what changed since then."""
-        now, versions = fingerprint.environment(), self.facts["versions"]
         path, lines = checkpoints.newest(self.folder, self.id)
-        other = [f"{key}: {versions.get(key)} -> {value}" for key, value in now.items()
-                 if versions.get(key) != value]
         if path:
             lines.append(f"resuming from {path.name}")
-            lines += [f"equal steps, but not to the last bit ({', '.join(other)})"] * bool(other)
+            versions = {"": self.facts["versions"]}, {"": fingerprint.environment()}
+            if others := fingerprint.changed(*versions):
+                lines.append(f"equal steps, but not to the last bit ({', '.join(others)})")
         if lines:
             print("; ".join(lines))
         return path
@@ -275,9 +278,6 @@ class Run:
         best, temporary = recorder.best_step(), self.folder / ".model"
         model = trainer.accelerator.unwrap_model(trainer.model)
         distributed.finite(model, trainer.state.global_step)
-        stops = model.generation_config.eos_token_id
-        stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id}
-        model.generation_config.eos_token_id = sorted(stops - {None})
         trained = distributed.whole(trainer)
         if trainer.is_world_process_zero():
             for folder in (temporary, self.model):
@@ -294,11 +294,12 @@ class Run:
 
     def _report(self, recorder, best, sha256):
         """Write the results into report.json and print them in one sentence."""
-        rows, losses = recorder.rows, recorder.validated()
-        fields = {"best_step": best} if best else {}
+        rows, fields = recorder.rows, {"best_step": best} if best else {}
+        losses = {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
         if losses:
             fields["validation_loss"] = losses[best or max(losses)]
-        if warnings := _warnings(rows):
+        warnings = _warnings(rows, fields.get("validation_loss"))
+        if warnings:
             fields["warnings"] = warnings
         seconds, first, last = time.monotonic() - recorder.begin, rows[0]["loss"], rows[-1]["loss"]
         self.add(steps=len(rows), tokens=sum(row["tokens"] for row in rows), loss_first=first,

@@ -56,7 +56,7 @@ class Settings:
     lora_dropout: float = 0.0  # dropout of the adapters [>= 0, < 1]
     lora_targets: str = "all-linear"  # layers with adapters; names separated by commas
     lora_bits: int = 32  # bits of each frozen weight under LoRA; 4 needs a GPU [32 | 16 | 4]
-    seed: int = 0  # order of the rows, dropout and adapters [>= 0]
+    seed: int = 0  # order of the rows, dropout and adapters [0 .. 4294967295]
     report_to: str = "none"  # trackers besides metrics.jsonl, separated by commas: wandb, ...
 
     def __init_subclass__(cls):
@@ -71,9 +71,6 @@ class Settings:
         for tracker in self.report_to.split(","):
             if tracker.strip() not in TRACKERS:
                 raise refusal("report_to", f"one or more of {', '.join(TRACKERS)}", repr(tracker))
-
-
-Settings.source = inspect.getsource(Settings)
 
 
 def check(instance):
@@ -95,10 +92,9 @@ def inside(value, limits):
     """Return whether the value keeps limits such as `> 0`, `>= 0, < 1`, `0 .. 1` or `a | b`."""
     if "|" in limits:
         return str(value) in re.split(r" *\| *", limits)
-    low, dots, high = limits.partition(" .. ")
-    parts = [f">= {low}", f"<= {high}"] if dots else limits.split(",")
+    limits = re.sub(r"^(\S+) \.\. ", r">= \1, <= ", limits)
     try:
-        pairs = [part.split() for part in parts]
+        pairs = [part.split() for part in limits.split(",")]
         return all(COMPARE[sign](value, float(bound)) for sign, bound in pairs)
     except (KeyError, TypeError, ValueError):
         raise SettingsError(f"expected limits as [> 0], [0 .. 1] or [a | b] in a comment, got "
@@ -118,10 +114,7 @@ def fields_of(cls) -> dict:
                             field=cls.__name__)
     comments, kinds = {}, typing.get_type_hints(cls)
     for base in reversed(cls.__mro__[:-1]):
-        source = base.source if issubclass(base, Settings) else inspect.getsource(base)
-        if not source:
-            raise SettingsError("expected the source of the class, got none; define it in a file "
-                                "or a notebook cell", field=base.__name__)
+        source = vars(base).get("source") or inspect.getsource(base)
         comments |= dict(re.findall(r"^ +(\w+):[^#\n]*  # (.+?) *$", source, re.MULTILINE))
     return {name: (kind, comments.get(name, "")) for name, kind in kinds.items()}
 

@@ -13,7 +13,8 @@ import random
 
 from kit import chat, models, preflight, records, runs, scoring, tasks
 from kit.engine import distributed
-from kit.engine.patches import checkpointing_name, narrow_states, score_trained_ids_only
+from kit.engine.patches import (checkpointing_name, head_with_bias, narrow_states,
+                                score_trained_ids_only)
 from kit.errors import DataError, SettingsError
 
 SCORED = 200  # test questions, for the scores before and after
@@ -263,17 +264,6 @@ def lora(params, model):
                       target_modules=targets[0] if targets == ["all-linear"] else targets)
 
 
-def head_with_bias():
-    """Let TRL read `bias` of an output table of which peft trains some rows.
-
-    TRL 1.16 reads `lm_head.bias`, and the wrapper of peft 0.21 has `weight` only. It can go when
-    the wrapper answers for both.
-    """
-    from peft.utils.other import TrainableTokensWrapper
-
-    TrainableTokensWrapper.bias = property(lambda wrapper: wrapper.original_module.bias)
-
-
 def complete(trainer, params):
     """Complete what peft 0.21 and TRL 1.16 leave of a trainer with adapters.
 
@@ -372,6 +362,6 @@ def before_and_after(params, run, evaluate=scoring.evaluate):
     before, after = results
     difference = scoring.paired_difference(before.correct, after.correct)
     print(f"test questions right: {scoring.score(before.correct)} before, "
-          f"{scoring.score(after.correct)} after; difference "
-          "{:+.1%} [{:+.1%}, {:+.1%}]".format(*difference))
+          f"{scoring.score(after.correct)} after")
+    print("difference: {:+.1%} [{:+.1%}, {:+.1%}]".format(*difference))
     return {"before": before.as_dict(), "after": after.as_dict(), "difference": list(difference)}

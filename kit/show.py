@@ -1,8 +1,8 @@
 """What a lesson shows: tables, figures, widgets, exercise verdicts, and the progress of training.
 
 Everything has a text twin and HTML. Figures are transparent with mid-grey text, so they read in
-light and dark themes. A widget is a second output behind its static twin, and a notebook that is
-opened again shows the twin.
+light and dark themes. A widget is a second output behind its static twin. JupyterLab shows the
+widget while its kernel lives, and saves the twin alone.
 """
 
 import base64
@@ -20,30 +20,34 @@ from pathlib import Path
 
 from kit.errors import KitError
 
-LESSONS = (
-    "00_start_here", "01_tokenizer", "02_sft_completion", "03_sft_chat", "04_dpo", "05_evaluate",
-    "06_own_task", "07_lora", "08_grpo", "09_ship", "10_many_gpus", "11_speed")
-INITIALS = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO", "lora": "LoRA", "gpus": "GPUs"}
-GREY, DARK, BLUE, ORANGE, RED = "#777777", "#1a202c", "#0072B2", "#E69F00", "#D55E00"
-PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", RED, "#56B4E9")  # Okabe and Ito (2008)
+NAMES = (
+    "00 start here", "01 tokenizer", "02 SFT completion", "03 SFT chat", "04 DPO", "05 evaluate",
+    "06 own task", "07 LoRA", "08 GRPO", "09 ship", "10 many GPUs", "11 speed")
+LESSONS = tuple(name.lower().replace(" ", "_") for name in NAMES)  # files of notebooks/
+GREY, DARK, FAINT = "#777777", "#1a202c", "#edf2f7"
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", GREY)
+BLUE, RED = PALETTE[0], PALETTE[4]  # the palette: Okabe and Ito (2008)
 MARKERS = "osD^v<>P"
 FILLS = {"trained": "#b7e4c7", "ignored": "#e9ecef", "control": "#a9c9f5"}
 RIM = "#2f855a"  # round the tokens in the loss; reads on white, on black and on the fills
 CHIP = (f"display:inline-block;color:{DARK};border-radius:5px;padding:2px 6px;margin:2px;"
-        "text-align:center;")
-CELL = ("padding:3px 12px 3px 4px;vertical-align:top;line-height:1.4;"
+        "text-align:center;white-space:pre;")
+NO_WRAP = "white-space:nowrap;"
+CELL = ("padding:3px 10px 3px 4px;vertical-align:top;line-height:1.4;"
         "border-bottom:1px solid rgba(128,128,128,0.35);")
-BUBBLE = "padding:5px 10px;border-radius:8px;overflow-wrap:anywhere;line-height:1.4;"
+BUBBLE = "padding:5px 10px;border-radius:8px;overflow-wrap:break-word;line-height:1.4;"
 GREYS = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-STYLE = dict.fromkeys(GREYS, GREY) | {"font.size": 9, "legend.frameon": False} | dict.fromkeys(
-    ("axes.spines.top", "axes.spines.right"), False)
-NUMBER = re.compile(r"[-+]?[\d.,:]+ ?(%|x|[kMGT]?B|m?s)?( to .*| *\[.*\])?|-|nan|", re.IGNORECASE)
+STYLE = dict.fromkeys(GREYS, GREY) | {"font.size": 9, "lines.linewidth": 1.8} | dict.fromkeys(
+    ("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
+NUMBER = re.compile(r"(= )?[-+]?[\d.,:]+(e[-+]\d+)?( ?(%|x|[kMGT]?B|m?s))?( to .*| *\[.*\])?"
+                    "|-|nan|", re.IGNORECASE)
+SHORT = 24  # characters of a cell that stays on one line
 LINE_SECONDS, CURVE_SECONDS = 1, 4  # least time between two progress lines, two live curves
-CURVE_POINTS = 400  # of a live curve
 LONGEST = 2000  # characters of a message in the chat box
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# JupyterLab writes an error where a widget's kernel has gone. Show a widget (JupyterLab wraps it in
-# an .lm-Panel) while it lives, and its twin otherwise.
+# A server without configs/jupyter.json saves the widget too, and JupyterLab then writes an error
+# where its kernel has gone. Show a widget (JupyterLab wraps it in an .lm-Panel) while it lives,
+# and its twin otherwise.
 SWITCH = """<style>
 .jp-OutputArea-child:has(.kit-twin):has(+ .jp-OutputArea-child > .lm-Panel > .jupyter-widgets),
 .jp-OutputArea-child:has(.kit-twin)
@@ -64,20 +68,36 @@ class Shown:
     def __init__(self, text, *, rich=None, widget=None):
         self.text, self.rich, self.widget = text, rich, widget
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/plain": self.text} | ({"text/html": self.rich} if self.rich else {})
+    def __repr__(self):
+        return self.text
+
+    def _repr_html_(self):
+        return self.rich
 
     def _ipython_display_(self):
         if self.widget is None or not in_notebook() or "KIT_PROGRESS" in os.environ:
-            raise NotImplementedError  # IPython then takes the bundle above
+            raise NotImplementedError  # IPython then takes the text and the HTML
         from IPython.display import display
 
         twin = f"<div class='kit-twin'>{self.rich}</div>{SWITCH}"
         display({"text/plain": self.text, "text/html": twin}, raw=True)
-        display({"text/plain": "", WIDGET: self.widget()._repr_mimebundle_()[WIDGET]}, raw=True)
+        live = {"text/plain": "", WIDGET: self.widget()._repr_mimebundle_()[WIDGET]}
+        display(live, raw=True, metadata={"kit": "has a twin"})
 
-    def __str__(self):
-        return self.text
+
+def _jupyter_server_extension_points():
+    return [{"module": "kit.show"}]  # named by configs/jupyter.json, which make lab reads
+
+
+def _load_jupyter_server_extension(server):
+    """Make a Jupyter server save the twin of each widget alone."""
+    server.contents_manager.register_pre_save_hook(_leave_out_widgets)
+
+
+def _leave_out_widgets(model, **_):
+    for cell in model["content"]["cells"] if model["type"] == "notebook" else []:
+        outputs = cell.get("outputs", [])
+        outputs[:] = [each for each in outputs if "kit" not in each.get("metadata", {})]
 
 
 class Progress:
@@ -87,49 +107,46 @@ class Progress:
     """
 
     def __init__(self, title, total, unit="step"):
-        self.title, self.total, self.unit, self.series = title, total, unit, {"loss": []}
-        self.first, self.display, self.curve, self.width = None, None, "", 0
-        self.written = self.drawn = 0.0
+        self.title, self.total, self.unit, self.series = title, total, unit, {}
+        self.first = self.display = None
+        self.curve, self.written, self.drawn = "", 0.0, 0.0
 
-    def note(self, text):
-        """Show `text` at once in place of the line, for example "loading"."""
-        self._write(text)
+    def update(self, done, **values):
+        """Show that `done` of the total are done; calls in quick succession cost almost nothing.
 
-    def update(self, done, loss=None, validation=None, reward=None):
-        """Show that `done` of the total are done; calls in quick succession cost almost nothing."""
+        `values`: loss, validation and reward of this moment, as far as they are known.
+        """
         now = time.monotonic()
         self.first = self.first or (done, now)
-        for name, value in (("loss", loss), ("validation", validation), ("reward", reward)):
+        for name, value in values.items():
             if value is not None:
                 self.series.setdefault(name, []).append((done, value))
         if now - self.written >= LINE_SECONDS:
             if now - self.drawn >= CURVE_SECONDS:
                 self._draw()
-            self._write(self._line(done, now))
+            self.note(self._line(done, now))
 
     def finish(self, text):
         """Leave the sentence `text` and the final curve."""
         self._draw()
-        self._write(text, end="\n")
+        self.note(text, end="\n")
 
     def _line(self, done, now):
         parts = [f"{self.unit} {done:,}/{self.total:,}"]
         if rate := (done - self.first[0]) / max(now - self.first[1], 1e-9):
             minutes, seconds = divmod(round((self.total - done) / rate), 60)
-            fast = f"{rate:.1f} {self.unit}s/s"
-            parts += [fast if rate >= 1 else f"{1 / rate:.1f} s per {self.unit}"]
-            parts += [f"{minutes}:{seconds:02} left"]
-        last = {name: points[-1][1] for name, points in self.series.items() if points}
-        return " · ".join(parts + [f"{k} {last[k]:.2f}" for k in ("loss", "reward") if k in last])
+            fast, slow = f"{rate:.1f} {self.unit}s/s", f"{1 / rate:.1f} s per {self.unit}"
+            parts += [fast if rate >= 1 else slow, f"{minutes}:{seconds:02} left"]
+        return " · ".join(parts + [f"{k} {points[-1][1]:.2f}" for k, points in self.series.items()])
 
     def _draw(self):
-        if in_notebook() and len(self.series["loss"]) > 1:
-            thin = {name: points[:: -(len(points) // CURVE_POINTS + 1)][::-1]  # with the last one
-                    for name, points in self.series.items()}
-            self.curve = curves(thin, smooth=0.9, x=self.unit, title=self.title).rich
+        if in_notebook() and len(self.series.get("loss", ())) > 1:
+            y = "reward, loss" if "reward" in self.series else "loss (nats per token)"
+            self.curve = curves(self.series, y=y, smooth=0.9, x=self.unit, title=self.title).rich
             self.drawn = time.monotonic()
 
-    def _write(self, line, end=""):
+    def note(self, line, end=""):
+        """Show `line` at once in place of the last one, for example "loading"."""
         self.written = time.monotonic()
         if os.environ.get("RANK", "0") != "0":
             return
@@ -137,15 +154,15 @@ class Progress:
             with contextlib.suppress(OSError):  # a lost line must not end a training
                 Path(os.environ["KIT_PROGRESS"]).write_text(line, encoding="utf-8")
         if in_notebook():
-            from IPython.display import DisplayHandle
+            from IPython.display import display
 
-            update, self.display = self.display is not None, self.display or DisplayHandle()
-            rich = f"<div>{html.escape(line)}</div>{self.curve}"
-            bundle = {"text/plain": line, "text/html": rich}
-            self.display.display(bundle, raw=True, update=update)
+            shown = Shown(line, rich=f"<div>{html.escape(line)}</div>{self.curve}")
+            if self.display:
+                self.display.update(shown)
+            else:
+                self.display = display(shown, display_id=True)
         elif sys.stderr.isatty():
-            print(f"\r{line:{self.width}}", end=end, file=sys.stderr, flush=True)
-            self.width = len(line)
+            print(f"\r\x1b[K{line}", end=end, file=sys.stderr, flush=True)  # \x1b[K: clear the line
         elif end and line:
             print(line, file=sys.stderr, flush=True)
 
@@ -165,14 +182,16 @@ def table(headers, rows, code=(), style=lambda row, column: ""):
     for at, row in enumerate(cells):
         padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)]
         lines.append("  ".join(padded).rstrip())
-        tag, parts = "td" if at else "th", []
+        rich.append("<tr>")
         for cell, name, number in zip(row, cells[0], right):
-            css = f"text-align:{'right' if number else 'left'};{CELL}"
+            short = len(cell) <= SHORT
+            css = f"text-align:{'right' if number else 'left'};{CELL}{NO_WRAP * short}"
+            text = html.escape(cell).replace(",", "," if short else ",<wbr>")  # JSON may wrap
             if at:
-                css += style(at - 1, name) + ("font-family:monospace;" if name in code else "")
-            parts.append(f'<{tag} style="{css}">{html.escape(cell)}</{tag}>')
-        rich.append(f"<tr>{''.join(parts)}</tr>")
-    rich = f"<thead>{rich[0]}</thead><tbody>{''.join(rich[1:])}</tbody>"
+                css += style(at - 1, name) + "font-family:monospace;" * (name in code)
+            tag = "td" if at else "th"
+            rich[at] += f'<{tag} style="{css}">{text}</{tag}>'
+    rich = f"<thead>{rich[0]}</tr></thead><tbody>{'</tr>'.join(rich[1:])}</tr></tbody>"
     return Shown("\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]),
                  rich=f'<table style="border-collapse:collapse;font-size:13px">{rich}</table>')
 
@@ -186,25 +205,13 @@ def scores(results):
 
 def scoreboard(stages):
     """Return one row per stage, one column per group; `stages` is {stage: Results.as_dict()}."""
-    groups, cell = _groups(stages), "{rate:.1%} [{low:.1%}, {high:.1%}]".format
-    rows = [[stage, *[cell(**s[k]) if k in s else "-" for k in groups]]
-            for stage, s in stages.items()]
-    return table(["stage", *[f"{name} (n={n})" for name, n in groups.items()]], rows)
-
-
-def _groups(stages):
-    """Return {group: its number of questions, "20, 40" where the stages differ}."""
-    counts = {}
+    sizes, cell = {}, "{rate:.1%} [{low:.1%}, {high:.1%}]".format
     for groups in stages.values():
         for name, s in groups.items():
-            counts.setdefault(name, {})[str(s["n"])] = None
-    return {name: ", ".join(numbers) for name, numbers in counts.items()}
-
-
-def checks(items):
-    """Return the preflight table."""
-    rows = [[c.name, "ok" if c.passed else "FAILED", c.detail] for c in items]
-    return table(["check", "", "result"], rows)
+            sizes.setdefault(name, {})[str(s["n"])] = None  # more than one where stages differ
+    rows = [[stage, *[cell(**s[name]) if name in s else "-" for name in sizes]]
+            for stage, s in stages.items()]
+    return table(["stage", *[f"{name} (n={', '.join(n)})" for name, n in sizes.items()]], rows)
 
 
 def answer(reply, check):
@@ -230,83 +237,82 @@ def _is_stub(reply):
 def picture(draw, width, height, text):
     """Return what `draw(axes)` draws on `width` x `height` hundred pixels; `text` is its alt."""
     import matplotlib
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
     from PIL import Image
 
-    buffer = io.BytesIO()
+    drawn, small = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(STYLE | {"axes.prop_cycle": matplotlib.cycler(color=PALETTE)}):
         figure = Figure((width, height), dpi=200, layout="constrained", facecolor="none")
         axes = figure.add_subplot(facecolor="none")
         draw(axes)
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":  # 0.01 in place of a power with an exponent of 8 pixels
+                low, high = axis.get_view_interval()
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter("")
         if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        # 64 colours with transparency take a third of the bytes in a saved notebook.
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).quantize(64, method=2)
-        image.save(buffer, "PNG", optimize=True)
-    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        figure.savefig(drawn)
+    # 64 colours with transparency take a third of the bytes in a saved notebook.
+    Image.open(drawn).quantize(64, method=2).save(small, "PNG", optimize=True)
+    source = f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
     size = f'width="{100 * width:.0f}" src="{source}"'
     return Shown(text, rich=f'<img alt="{html.escape(text)}" {size}>')
 
 
 def course_map(lit):
     """Return the lessons in order as links, with lesson number `lit` filled in."""
-    links, names = [], [" ".join(INITIALS.get(word, word) for word in name.split("_"))
-                        for name in LESSONS]
-    for at, name in enumerate(names):
-        colours = f"background:{BLUE if at == lit else '#edf2f7'};"
-        colours += f"color:{'white' if at == lit else DARK};text-decoration:none"
-        links.append(f'<a href="{LESSONS[at]}.ipynb" style="{CHIP}{colours}">{name}</a>')
-    names[lit] = f"[{names[lit]}]"
+    links, names = [], list(NAMES)
+    for at, name in enumerate(NAMES):
+        colours = f"background:{BLUE};color:white" if at == lit else f"background:{FAINT}"
+        style = f"{CHIP}text-decoration:none;{colours}"
+        links.append(f'<a href="{LESSONS[at]}.ipynb" style="{style}">{name}</a>')
+    names[lit] = f"[{NAMES[lit]}]"
     rich = f'<div style="max-width:760px;font-size:12px">{"".join(links)}</div>'
     return Shown(" > ".join(names), rich=rich)
 
 
 def curves(series, *, y="loss (nats per token)", x="step", smooth=0.0, log="", title=""):
-    """Return lines of `series` {label: [(x, y), ...]}; a label with "validation" in it gets points.
+    """Return lines of `series` {label: [(x, y), ...]}; "validation" in a label gives it points.
 
     `smooth` in [0, 1) adds a moving average to each line. `log`: "", "x", "y" or "xy".
     """
     from pandas import Series
 
     def draw(axes):
+        axes.locator_params(axis="x", integer=True)
         for label, points in series.items():
             xs, ys = zip(*points)
-            look = "o--" if "validation" in label else "-"
-            faint = smooth and look == "-"
-            line, = axes.plot(xs, ys, look, label=label, markersize=4, alpha=0.35 if faint else 1)
-            if faint:  # pandas divides by the weights so far: no pull to zero at the start
-                average = Series(ys).ewm(alpha=1 - smooth).mean()
-                axes.plot(xs, average, color=line.get_color(), linewidth=1.8)
-        scales = {f"{axis}scale": "log" if axis in log else "linear" for axis in "xy"}
-        axes.set(xlabel=x, ylabel=y, title=title, **scales)
+            marked, colour = "validation" in label or len(xs) == 1, None
+            if smooth and not marked:
+                colour = axes.plot(xs, ys, alpha=0.35)[0].get_color()
+                # pandas divides by the weights so far: no pull to zero at the start
+                ys = Series(ys).ewm(alpha=1 - smooth).mean()
+            axes.plot(xs, ys, "o--" if marked else "-", color=colour, markersize=4, label=label)
+        axes.set(xlabel=x, ylabel=y, title=title, **{f"{axis}scale": "log" for axis in log})
 
-    ends = ", ".join(f"{k}: {points[0][1]:.3f} -> {points[-1][1]:.3f}"
-                     for k, points in series.items())
-    return picture(draw, 6.4, 2.8, f"{y} by {x}: {ends}")
+    ends = [f"{k}: {points[0][1]:.4g} -> {points[-1][1]:.4g}" for k, points in series.items()]
+    return picture(draw, 6.4, 2.8, f"{y} by {x}: {', '.join(ends)}")
 
 
-def histogram(values, limit=None, *, x="ids per row", y="rows"):
-    """Return how often each size of `values` occurs, with `limit` as a vertical line."""
+def histogram(values, limit):
+    """Return how many rows have each number of ids, with `limit` as a vertical line."""
     def draw(axes):
-        axes.hist(values, bins=40, color=BLUE)
-        if limit is not None:
-            axes.axvline(limit, color=RED, linestyle="--", label=f"limit {limit:g}")
-            axes.legend()
-        axes.set(xlabel=x, ylabel=y)
+        axes.hist(values, bins=40, label="rows")
+        axes.axvline(limit, color=RED, linestyle="--", label=f"limit {limit:g}")
+        axes.set(xlabel="ids per row", ylabel="rows")
 
     ordered = sorted(values)
-    middle = ordered[len(ordered) // 2]
-    text = f"{y} by {x}: from {ordered[0]:g} to {ordered[-1]:g}, median {middle:g}"
-    return picture(draw, 6.4, 2.4, text + (f", limit {limit:g}" if limit is not None else ""))
+    text = (f"rows by ids: from {ordered[0]:g} to {ordered[-1]:g}, "
+            f"median {ordered[len(ordered) // 2]:g}, limit {limit:g}")
+    return picture(draw, 6.4, 2.4, text)
 
 
 def scoreboard_chart(stages):
     """Return the rate of each group with its 95% interval, one colour per stage of `stages`."""
-    groups = list(_groups(stages))
+    groups = list(dict.fromkeys(name for s in stages.values() for name in s))
 
     def draw(axes):
         for at, (stage, s) in enumerate(stages.items()):
@@ -345,8 +351,8 @@ def _chips(tokenizer, encoded, columns):
         rows.append([repr(token), kind, "in the loss" if mask else "", *values])
         face = html.escape(token.replace("\n", "\\n").replace(" ", "\u00b7"))
         lines = "<br>".join([f"<b>{face}</b>" if mask else face, *values])
-        css = f"background:{FILLS[kind]};border:2px solid {RIM if mask else GREY}"
-        chips.append(f'<span style="{CHIP}{css};font:13px monospace">{lines}</span>')
+        css = f"{CHIP}background:{FILLS[kind]};border:2px solid {RIM if mask else GREY}"
+        chips.append(f'<span style="{css};font:13px monospace;vertical-align:top">{lines}</span>')
     fills = {**FILLS, "bold, green rim: in the loss": f"white;border:2px solid {RIM}"}
     legend = [f'<span style="{CHIP}background:{css}">{kind}</span>' for kind, css in fills.items()]
     below = f" below each token: {', '.join(columns)}" if columns else ""
@@ -354,9 +360,9 @@ def _chips(tokenizer, encoded, columns):
     return Shown(table(["token", "kind", "", *columns], rows).text, rich=rich)
 
 
-def token_lens(tokenizer, encoded, losses=None):
+def token_lens(tokenizer, encoded, losses=()):
     """Return the tokens of one example by kind; `losses` (token_losses) adds nats where trained."""
-    nats = [f"{n:.2f}" if mask else "" for n, mask in zip(losses or [], encoded.loss_mask)]
+    nats = [f"{n:.2f}" if mask else "" for n, mask in zip(losses, encoded.loss_mask)]
     return _chips(tokenizer, encoded, {"loss in nats": nats} if nats else {})
 
 
@@ -388,47 +394,40 @@ def embedding_rows(weight, new):
 
     rows, ids, n = weight.detach().float().cpu(), list(new.values()), len(new)
     old = rows[[i for i in range(len(rows)) if i not in ids]]
-    some = old[:: len(old) // 500 + 1]
-    far = (torch.cat([some, rows[ids]]) - old.mean(0)).norm(dim=1)
-    near = torch.cat([torch.cdist(part, table).kthvalue(2).values  # the nearest is the row itself
-                      for part, table in ((some, old), (rows[ids], rows))])
+    some = torch.cat([old[:: len(old) // 500 + 1], rows[ids]])
+    far = (some - old.mean(0)).norm(dim=1)
+    near = torch.cdist(some, rows).kthvalue(2).values  # the nearest is the row itself
 
     def draw(axes):
         axes.scatter(far[:-n], near[:-n], s=4, color=GREY, alpha=0.5, label="old rows")
-        axes.scatter(far[-n:], near[-n:], s=36, color=RED, label="new rows")
-        points = sorted(zip(near[-n:].tolist(), far[-n:].tolist(), new))
-        for at, (y, x, label) in enumerate(points):
-            right = x > far.max() / 2  # then the label is to the left of its point
-            axes.annotate(label, (x, y), (-8 if right else 8, 11 * at - 4), color=RED,
-                          textcoords="offset points", ha="right" if right else "left")
+        axes.scatter(far[-n:], near[-n:], s=36, color=RED, label="\n".join(["new rows:", *new]))
         axes.set(xlabel="distance from the mean of the old rows", ylabel="from the nearest row")
         axes.set(xlim=(-0.05 * float(far.max()), None), ymargin=0.15)
 
-    places = zip(new, rows[ids].norm(dim=1), far[-n:], near[-n:])
     line = "{}: norm {:.2f}, {:.2f} from the mean, {:.2f} from the nearest row".format
-    lengths = [line(*place) for place in places]
-    text = f"old rows: mean norm {old.norm(dim=1).mean():.2f}; {'; '.join(lengths)}"
+    places = map(line, new, rows[ids].norm(dim=1), far[-n:], near[-n:])
+    text = f"old rows: mean norm {old.norm(dim=1).mean():.2f}; {'; '.join(places)}"
     return picture(draw, 6.4, 3.4, text)
 
 
 def boxes(holdings, unit="GB", limit=None):
     """Return what each GPU holds: {GPU or way: {part: size}} as stacked bars, `limit` as a line."""
-    parts = list(dict.fromkeys(part for sizes in holdings.values() for part in sizes))
-    rows = [[sizes.get(part, 0) for part in parts] for sizes in holdings.values()]
+    from pandas import DataFrame
+
+    sizes = DataFrame(holdings).T.fillna(0)
 
     def draw(axes):
-        for at, part in enumerate(parts):
-            left, sizes = [sum(row[:at]) for row in rows], [row[at] for row in rows]
-            axes.barh(list(holdings), sizes, 0.6, left, label=part)
+        left = 0
+        for part in sizes:
+            axes.barh(sizes.index, sizes[part], 0.6, left, label=part)
+            left = left + sizes[part]
         if limit:
             axes.axvline(limit, color=RED, linestyle="--", label=f"{limit:g} {unit}")
         axes.invert_yaxis()
         axes.set(xlabel=unit)
 
-    lines = [[name, *[f"{size:.2f}" for size in (*row, sum(row))]]
-             for name, row in zip(holdings, rows)]
-    text = table([unit, *parts, "sum"], lines).text
-    return picture(draw, 7.6, 1 + 0.36 * len(holdings), text)
+    rows = [[name, *map("{:.2f}".format, [*row, sum(row)])] for name, *row in sizes.itertuples()]
+    return picture(draw, 7.6, 1 + 0.36 * len(holdings), table([unit, *sizes, "sum"], rows).text)
 
 
 def roofline(peak, bandwidth, points):
@@ -436,45 +435,31 @@ def roofline(peak, bandwidth, points):
 
     The bound is min(peak, bandwidth x operations per byte), in bytes per second (Williams 2009).
     """
-    ends = [x * factor for x, _ in points.values() for factor in (0.25, 4)]
-    bound = {x: min(peak, bandwidth * x) for x in sorted([peak / bandwidth, *ends])}
-
-    def draw(axes):
-        axes.loglog(list(bound), list(bound.values()), linewidth=2, label="bound")
-        for at, (label, (x, y)) in enumerate(points.items()):
-            axes.loglog([x], [y], MARKERS[at % 8], label=label)
-        axes.set(xlabel="operations per byte", ylabel="operations per second")
-
-    rows = [[label, f"{x:.3g}", f"{y / min(peak, bandwidth * x):.0%}",
-             "memory" if bandwidth * x < peak else "arithmetic"]
-            for label, (x, y) in points.items()]
-    text = table(["part", "operations per byte", "of the bound", "limited by"], rows).text
-    return picture(draw, 7.2, 2.8, text)
+    xs = sorted([peak / bandwidth, *[x * k for x, _ in points.values() for k in (0.25, 4)]])
+    bound = {"bound": [(x, min(peak, bandwidth * x)) for x in xs]}
+    for label, (x, y) in points.items():
+        bound[f"{label}, {y / min(peak, bandwidth * x):.0%} of the bound"] = [(x, y)]
+    return curves(bound, x="operations per byte", y="operations per second", log="xy")
 
 
-DPO = (("pair\nprompt, chosen, rejected", 0, 0.5), ("policy (trained)", 1.3, 1),
-       ("reference (frozen)", 1.3, 0), ("policy gap:\nlogp chosen - logp rejected", 2.7, 1),
-       ("reference gap:\nlogp chosen - logp rejected", 2.7, 0),
-       ("loss = -log sigmoid(beta x\n(policy gap - reference gap))", 4.3, 0.5))
-DIAGRAMS = {"dpo": (DPO, ((0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 5)))}
+DIAGRAMS = {"dpo": (
+    "pair\nprompt, chosen, rejected",
+    ("policy (trained)", "policy gap\nlogp chosen - logp rejected"),
+    ("reference (frozen)", "reference gap\nlogp chosen - logp rejected"),
+    "loss = -log sigmoid(beta x\n(policy gap - reference gap))")}
 
 
 def diagram(name):
     """Return the picture of an idea; "dpo": from a pair over policy and reference to the loss."""
-    nodes, arrows = DIAGRAMS[name]
+    def join(boxes):
+        style = f"{CHIP}background:{FAINT};border:1px solid {GREY};vertical-align:middle"
+        return " → ".join(f'<span style="{style}">{text}</span>' for text in boxes)
 
-    def draw(axes):
-        box = {"boxstyle": "round,pad=0.5", "facecolor": "#edf2f7", "edgecolor": GREY}
-        faces = [axes.text(x, y, text, ha="center", va="center", color=DARK, bbox=box)
-                 .get_bbox_patch() for text, x, y in nodes]
-        for a, b in arrows:
-            arrow = {"arrowstyle": "->", "color": GREY, "patchA": faces[a], "patchB": faces[b]}
-            axes.annotate("", nodes[b][1:], nodes[a][1:], arrowprops=arrow)
-        axes.set(xlim=(-0.7, nodes[-1][1] + 0.8), ylim=(-0.4, 1.4))
-        axes.axis("off")
-
-    text = "; ".join(f"{nodes[a][0]} -> {nodes[b][0]}" for a, b in arrows).replace("\n", " ")
-    return picture(draw, 8.4, 1.9, text)
+    first, *lanes, last = DIAGRAMS[name]
+    rich = f"{join([first])} → <div>{'<br>'.join(map(join, lanes))}</div> → {join([last])}"
+    style = "display:flex;align-items:center;gap:6px;font-size:12px"
+    text = "\n".join(" -> ".join([first, *lane, last]).replace("\n", " ") for lane in lanes)
+    return Shown(text, rich=f'<div style="{style}">{rich}</div>')
 
 
 def before_after(prompts, before, after, wanted):
@@ -534,12 +519,11 @@ class Chat:
         self.page, wide = widgets.HTML(_bubbles(start)), {"description_width": "initial"}
         self.box = widgets.Text(description="Your message", style=wide, layout={"width": "440px"},
                                 placeholder="type a message, press Enter")
-        self.send = widgets.Button(description="Send")
-        self.new = widgets.Button(description="New conversation")
+        send, new = (widgets.Button(description=text) for text in ("Send", "New conversation"))
         self.box.on_submit(self.submit)
-        self.send.on_click(self.submit)
-        self.new.on_click(self.restart)
-        self.view = widgets.VBox([self.page, widgets.HBox([self.box, self.send, self.new])])
+        send.on_click(self.submit)
+        new.on_click(self.restart)
+        self.view = widgets.VBox([self.page, widgets.HBox([self.box, send, new])])
         if in_notebook():
             events, busy = sys.modules["IPython"].get_ipython().events, "a cell is running; wait"
             events.register("pre_run_cell", lambda _: self.show(busy))
@@ -560,15 +544,13 @@ class Chat:
         if len(text) > LONGEST:
             notice = (f"expected at most {LONGEST:,} characters, got {len(text):,}; "
                       "shorten the message")
-        elif text and not self.send.disabled:
-            self.box.value, self.send.disabled = "", True
+        elif text:
+            self.box.value = ""
             self.show("thinking ...", [{"role": "user", "content": text}])
             try:
                 self.messages = self.reply(self.messages, text)
             except KitError as error:
                 self.box.value, notice = text, str(error)
-            finally:
-                self.send.disabled = False
         self.show(notice)
 
 

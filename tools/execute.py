@@ -3,7 +3,7 @@
 python tools/execute.py [--out DIR | --in-place] [NOTEBOOK ...]
 
 A line says which lesson runs and where its training or scoring is. Runs go to runs/, or to the
-folder that KIT_RUNS names.
+folder that KIT_RUNS names. KIT_LESSONS="00 05" runs these lessons alone.
 """
 
 import argparse
@@ -24,6 +24,8 @@ from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 from traitlets import default
+
+from kit import show
 
 PROJECT = Path(__file__).resolve().parents[1]
 CELL_SECONDS, LAST_LINES = 900, 4  # limit of a cell; lines shown of a traceback
@@ -195,7 +197,12 @@ def main(argv=None):
     place.add_argument("--out", type=Path, metavar="DIR", help="folder for the executed notebooks")
     place.add_argument("--in-place", action="store_true", help="write into the notebooks")
     options, start = parser.parse_args(argv), time.monotonic()
-    for file in options.notebooks or sorted(PROJECT.glob("notebooks/[0-9]*.ipynb")):
+    numbers = os.environ.get("KIT_LESSONS", "").split()
+    lessons = [PROJECT / "notebooks" / f"{name}.ipynb" for name in show.LESSONS]
+    lessons = [file for file in lessons if not numbers or file.stem[:2] in numbers]
+    if not lessons:
+        parser.error(f"expected numbers of lessons such as 00 05 in KIT_LESSONS, got {numbers}")
+    for file in options.notebooks or lessons:
         if not run(file, options):
             return 1
     minutes, seconds = divmod(round(time.monotonic() - start), 60)

@@ -98,14 +98,14 @@ def weights_sha256(folder) -> str:
                 file = stack.enter_context(safe_open(path, "pt"))
                 place |= dict.fromkeys(file.keys(), file)
         except SafetensorError as error:
-            raise CheckpointError(f"expected whole safetensors, got a damaged file ({error}); make "
-                                  "it again", file=short(path)) from None
+            raise CheckpointError(f"expected whole safetensors, got a damaged file ({error}); "
+                                  "train or copy this model again", file=short(path)) from None
         for name in sorted(place):
             part = place[name].get_slice(name)
             digest.update(json.dumps([name, part.get_dtype(), part.get_shape()]).encode())
             digest.update(place[name].get_tensor(name).flatten().view(torch.uint8).numpy())
     if not place:
-        raise CheckpointError("expected a model, got no *.safetensors; train it again",
+        raise CheckpointError("expected a model, got no *.safetensors; train or copy it again",
                               file=short(folder))
     return digest.hexdigest()
 
@@ -123,9 +123,8 @@ def lock(folder):
         if not one.is_locked:
             one.acquire()
     except Timeout:
-        raise SettingsError("expected a free run, got one that another process trains; wait for "
-                            "that process, stop it, or choose another name",
-                            file=short(folder)) from None
+        raise SettingsError("expected a free run, got one that another process trains; stop that "
+                            "process or choose another `run`", file=short(folder)) from None
     return one
 
 
@@ -133,9 +132,13 @@ def space(folder, needed):
     """Raise CheckpointError when the disk has fewer than `needed` free bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise CheckpointError(f"expected {needed:,} free bytes on the disk for a save, got "
-                              f"{free:,}; free some space and run again, the run goes on from its "
-                              "last checkpoint", file=short(folder))
+        raise _full(folder, needed, f"{free:,}")
+
+
+def _full(folder, needed, got):
+    return CheckpointError(f"expected {needed:,} free bytes on the disk for a save, got {got}; "
+                           "free some space and run again, the run goes on from its last "
+                           "checkpoint", file=short(folder))
 
 
 @contextlib.contextmanager
@@ -147,46 +150,33 @@ def full_disk(folder, needed):
         is_full = "No space left" in str(error) or shutil.disk_usage(folder).free < MARGIN
         if isinstance(error, KitError) or not is_full:
             raise
-        raise CheckpointError(f"expected {needed:,} free bytes for a save, got a full disk; free "
-                              "some space and run again, the run goes on from its last checkpoint",
-                              file=short(folder)) from error
+        raise _full(folder, needed, "a full disk") from error
 
 
-def size_of(folder) -> int:
-    """Return the bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-
-
-def _checksums(folder) -> dict:
-    """Return {relative name: sha256} of all files but the manifest; a link has no sha256."""
-    sums = {}
+def contents(folder, run_id) -> dict:
+    """Return what a manifest holds: run, step, and the sha256 of each file ("link" of a link)."""
+    files = {}
     for path in Path(folder).rglob("*"):
         if path.name != MANIFEST and (path.is_symlink() or path.is_file()):
             name = path.relative_to(folder).as_posix()
-            sums[name] = "link" if path.is_symlink() else sha256_of(path)
-    return sums
+            files[name] = "link" if path.is_symlink() else sha256_of(path)
+    return {"run": run_id, "step": step_of(folder), **files}
 
 
-def seal(folder, run_id, step):
+def seal(folder, run_id):
     """Make a checkpoint of complete files: bring them to the disk, then write the manifest."""
     for path in Path(folder).rglob("*"):
         sync(path)
-    write_json(Path(folder) / MANIFEST, {"run": run_id, "step": step, "files": _checksums(folder)})
+    write_json(Path(folder) / MANIFEST, contents(folder, run_id))
 
 
 def problem(folder, run_id) -> str | None:
-    """Return what is wrong with a checkpoint, None when every file is as it was sealed."""
-    manifest = read_json(Path(folder) / MANIFEST)
-    files = manifest.get("files")
-    if not isinstance(files, dict):
-        return f"{MANIFEST} is missing or damaged"
-    if manifest.get("run") != run_id:
-        return "it belongs to another run"
-    if manifest.get("step") != step_of(folder):
-        return f"it holds step {manifest.get('step')}"
-    now = _checksums(folder)
-    wrong = [name for name in sorted({*files, *now}) if files.get(name) != now.get(name)]
-    return f"{wrong[0]} has changed" if wrong else None
+    """Return what is wrong with a checkpoint, None when everything is as it was sealed."""
+    sealed, now = read_json(Path(folder) / MANIFEST), contents(folder, run_id)
+    if not sealed:
+        return f"{MANIFEST} is damaged"
+    changed = [name for name in sorted({*sealed, *now}) if sealed.get(name) != now.get(name)]
+    return f"{changed[0]} has changed" if changed else None
 
 
 def step_of(folder) -> int:
@@ -206,22 +196,23 @@ def newest(folder, run_id):
 
     Raises CheckpointError when saves have finished and none of them is whole.
     """
-    unfinished = [path for path in all_of(folder) if not (path / MANIFEST).exists()]
-    lines = [f"{path.name}: {MANIFEST} is missing, its save did not finish" for path in unfinished]
-    for path in unfinished:
-        discard(path)
-    damaged = {}
+    lines, damaged = [], []
     for path in all_of(folder):
-        if reason := problem(path, run_id):
-            damaged[path] = f"{path.name}: {reason}"
-            continue
-        for other in damaged:
-            discard(other)
-        return path, lines + list(damaged.values())
+        if not (path / MANIFEST).exists():
+            lines.append(f"{path.name}: {MANIFEST} is missing, its save did not finish")
+            discard(path)
+    for path in all_of(folder):
+        reason = problem(path, run_id)
+        if not reason:
+            for other in damaged:
+                discard(other)
+            return path, lines
+        damaged.append(path)
+        lines.append(f"{path.name}: {reason}")
     if damaged:
-        reasons = "; ".join(damaged.values())
-        raise CheckpointError(f"expected a whole checkpoint, got none ({reasons}); delete the "
-                              "checkpoint folders to start from step 0", file=short(folder))
+        raise CheckpointError(f"expected a whole checkpoint, got none ({'; '.join(lines)}); delete "
+                              f"the folders `{short(folder)}/checkpoint-*` to start from step 0",
+                              file=short(folder))
     return None, lines
 
 

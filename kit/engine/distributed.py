@@ -40,15 +40,17 @@ def join(cpu=False) -> int:
     """
     from accelerate import PartialState
 
-    strategies = [name for name in ("FSDP", "DEEPSPEED")
-                  if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]
-    if cpu and "DEEPSPEED" in strategies:
+    def uses(strategy):
+        return os.environ.get(f"ACCELERATE_USE_{strategy}", "").lower() == "true"
+
+    if cpu and uses("DEEPSPEED"):
         raise SettingsError("DeepSpeed's ZeRO: expected GPUs, got none; use configs/ddp.yaml or "
                             "configs/fsdp2.yaml")
-    if "FSDP" in strategies:
+    if uses("FSDP"):
         patches.fsdp_in_float32()
         if cpu:
             patches.fsdp_on_cpu()
+    patches.restarted_by_torchrun()
     launched = int(os.environ.get("WORLD_SIZE") or _num_processes_of_launcher())
     wait = datetime.timedelta(seconds=float(os.environ.get("KIT_TIMEOUT", TIMEOUT)))
     count = PartialState(cpu=cpu, **({"timeout": wait} if launched > 1 else {})).num_processes
@@ -89,12 +91,12 @@ def meet(folder):
 
     PartialState().wait_for_everyone()
     file, until = Path(folder, "run.json"), time.monotonic() + DISK_SECONDS
-    while not file.is_file() and time.monotonic() < until:
-        time.sleep(0.2)  # a network disk shows a new folder late
-    if not file.is_file():
-        raise SettingsError("expected a run folder that every host sees, got none on this host; "
-                            "set KIT_RUNS to a folder on a disk that all hosts share",
-                            file=checkpoints.short(folder))
+    while not file.is_file():  # a network disk shows a new folder late
+        if time.monotonic() > until:
+            raise SettingsError("expected a run folder that every host sees, got none on this "
+                                "host; set KIT_RUNS to a folder on a disk that all hosts share",
+                                file=checkpoints.short(folder))
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -119,7 +121,7 @@ def finite(model, step):
     parts = [p.to_local() if hasattr(p, "to_local") else p for p in weights]  # under FSDP
     if not torch.stack([p.isfinite().all() for p in parts]).all():
         raise DivergedError(f"step {step}: expected finite weights, got NaN or infinity; lower "
-                            "learning_rate")
+                            "learning_rate under another `run`")
 
 
 def as_split(trainer):
@@ -175,12 +177,12 @@ def whole(trainer):
 def share_last_rows(trainer):
     """Let the processes share the last rows of an epoch: the step is then that of one process.
 
-    accelerate 1.15 fills these micro batches up with rows of the first ones. Process 0 prints a
-    warning where the rows cannot be shared: fewer rows than processes, or other numbers of pairs
-    for DPO, whose metrics TRL gathers by pair. `trainer.rows_per_step` that the micro batches do
-    not divide are dealt out unevenly at every step.
+    accelerate 1.15 fills these micro batches up with rows of the first ones. Fewer rows than
+    processes still take some twice, and process 0 says so. `trainer.rows_per_step` that the micro
+    batches do not divide are dealt out unevenly at every step. TRL's own DPOTrainer gathers its
+    metrics by pair, so it keeps accelerate's way where the pairs cannot be shared evenly.
     """
-    args, rows = trainer.args, trainer.train_dataset
+    args, rows, plain = trainer.args, trainer.train_dataset, trainer.get_train_dataloader
     if args.world_size == 1 or not hasattr(rows, "__len__"):
         return  # one process, or a stream
     size, count = args.per_device_train_batch_size, args.world_size
@@ -188,12 +190,11 @@ def share_last_rows(trainer):
     step = step if step % (size * count) else size * count
     left = len(rows) % step
     by_pair = hasattr(trainer, "ref_model") and not hasattr(trainer, "mean_over_pairs")
-    if step == size * count and (left < count or (left % count and by_pair)):
-        if left and _reaches_end(args, len(rows)) and trainer.is_world_process_zero():
-            print(f"{len(rows)} rows leave {left} for {count} processes: the last step of an epoch "
-                  f"takes {size * count - left} rows twice, and differs from that of one process")
+    if by_pair and left % count:
         return
-    plain = trainer.get_train_dataloader
+    if 0 < left < count and trainer.is_world_process_zero():
+        print(f"{len(rows)} rows leave {left} for {count} processes: the last step of an epoch "
+              f"takes {count - left} of them twice, and differs from that of one process")
 
     def get_train_dataloader():
         loader = plain()
@@ -203,13 +204,6 @@ def share_last_rows(trainer):
         return loader
 
     trainer.get_train_dataloader = get_train_dataloader
-
-
-def _reaches_end(args, rows):
-    """Return whether the training comes to the last step of an epoch."""
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    last = math.ceil(rows / batch)
-    return args.max_steps >= last if args.max_steps > 0 else args.num_train_epochs >= 1
 
 
 class Shared:

@@ -18,6 +18,8 @@ NEVER = ("push_to_hub", "save_only_model", "ignore_data_skip", "load_best_model_
          "auto_find_batch_size")
 SECRET = re.compile(r"(^|_)((hub|hf|auth|access|wandb)_token|api_?key|secret|password)$|^token$",
                     re.IGNORECASE)
+# Settings that name a place; what lies there is compared by its sha256.
+PLACES = {"report_to", "task", "pairs", "model"}
 # Trainer settings that change no weight; all others are part of what a resumed run must repeat.
 FREE = re.compile(r"(output_dir|run_name|report_to|disable_tqdm|project|local_rank|ddp_timeout|"
                   r"resume_from_checkpoint|skip_memory_metrics|(hub|push|log|logging|save|trackio|"
@@ -29,21 +31,22 @@ def plain(value):
     """Return a JSON-safe copy without fields that are named like secrets or hold one."""
     secrets = [text for key, text in os.environ.items() if SECRET.search(key) and len(text) > 7]
 
+    def as_json(item):
+        if isinstance(item, (set, frozenset)):
+            return sorted(item)
+        return item.item() if hasattr(item, "item") else str(item)  # of numpy or torch: a number
+
     def clean(item):
         if isinstance(item, dict):
-            return {str(key): clean(part) for key, part in item.items()
-                    if not (isinstance(part, str) and SECRET.search(str(key)))}
-        if isinstance(item, (list, tuple)):
+            return {key: clean(part) for key, part in item.items()
+                    if not (isinstance(part, str) and SECRET.search(key))}
+        if isinstance(item, list):
             return [clean(part) for part in item]
-        if isinstance(item, (set, frozenset)):
-            return sorted(clean(part) for part in item)
-        if item is None or isinstance(item, (bool, int, float)):
-            return item
-        if hasattr(item, "item"):  # a number of numpy or torch
-            return item.item()
-        return "(secret)" if any(text in str(item) for text in secrets) else str(item)
+        is_secret = isinstance(item, str) and any(text in item for text in secrets)
+        return "(secret)" if is_secret else item
 
-    return clean(dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value)
+    value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    return clean(json.loads(json.dumps(value, default=as_json)))
 
 
 def source(item):
@@ -75,8 +78,9 @@ def environment() -> dict:
 
 def unfit(args, expected) -> list:
     """Return the trainer arguments with which a run cannot record or resume exactly."""
-    wrong = [key for key in expected if getattr(args, key) != expected[key] and key != "report_to"]
-    wrong += [key for key in NEVER if getattr(args, key)]
+    expected = {**expected, **dict.fromkeys(NEVER, False)}
+    wrong = [key for key, value in expected.items()
+             if getattr(args, key) != value and key not in ("report_to", "save_steps")]
     if args.train_sampling_strategy == "group_by_length":  # draws another order at a resume
         wrong.append("train_sampling_strategy=group_by_length")
     return wrong
@@ -145,11 +149,11 @@ def _start(value):
 
 
 def _flat(facts):
-    """Return one dict of all values that count: not where metrics go, nor a name of weights."""
+    """Return one dict of all values that count: not where metrics go or files lie."""
     flat = {}
     for group, values in facts.items():
         values = values if isinstance(values, dict) else {"": values}
-        names = {"report_to"} | ({"name"} if "weights_sha256" in values else set())
+        names = PLACES | ({"name"} if "weights_sha256" in values else set())
         prefix = "" if group in ("params", "settings") else f"{group} "
         flat |= {f"{prefix}{key}".strip(): values[key] for key in values if key not in names}
     return flat

@@ -4,6 +4,7 @@ Each function names what the library does without it, the version that does it, 
 """
 
 import functools
+import os
 import sys
 
 from kit.errors import MissingError
@@ -17,12 +18,26 @@ def one_gpu():
     """
     from transformers import TrainingArguments
 
-    count = TrainingArguments.n_gpu.fget
-    if count.__name__ != "at_most_one":
-        def at_most_one(self):
-            return min(1, count(self))
+    TrainingArguments.n_gpu = property(lambda self: int(self.device.type == "cuda"))
 
-        TrainingArguments.n_gpu = property(at_most_one)
+
+def restarted_by_torchrun():
+    """Let processes that torchrun starts again meet under keys of their own.
+
+    torch 2.13 keeps one store through all restarts (`_create_c10d_store` says that it does not),
+    and the new processes try to reach the dead ones. Several hosts count restarts differently, so
+    there the variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 must help. It can go when torch adds
+    such a prefix itself.
+    """
+    count = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if count == "0" or os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
+        return
+    from torch.distributed import PrefixStore
+
+    module = sys.modules["torch.distributed.rendezvous"]  # torch gives its name to a function
+    plain = module._create_c10d_store
+    module._create_c10d_store = lambda *args, **options: PrefixStore(
+        f"restart_{count}", plain(*args, **options))
 
 
 def checkpointing_name():
@@ -35,6 +50,17 @@ def checkpointing_name():
 
     if hasattr(PreTrainedModel, "is_activation_checkpointing"):
         PreTrainedModel.is_gradient_checkpointing = PreTrainedModel.is_activation_checkpointing
+
+
+def head_with_bias():
+    """Let TRL read `bias` of an output table of which peft trains some rows.
+
+    TRL 1.16 reads `lm_head.bias`, and the wrapper of peft 0.21 has `weight` only. It can go when
+    the wrapper answers for both.
+    """
+    from peft.utils.other import TrainableTokensWrapper
+
+    TrainableTokensWrapper.bias = property(lambda wrapper: wrapper.original_module.bias)
 
 
 def fsdp_in_float32():

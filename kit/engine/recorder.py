@@ -1,6 +1,7 @@
 """What a run adds to each step of TRL's trainers: metrics, sealed checkpoints, an orderly stop."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import math
@@ -12,17 +13,15 @@ import threading
 import time
 
 import torch
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
 from kit.engine import checkpoints, distributed, fingerprint
-from kit.errors import CheckpointError, DivergedError, SettingsError
+from kit.errors import CheckpointError, DivergedError
 
-EXTRA = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO only
-GROUPS = ("reward", "reward_std", "frac_reward_zero_std", "entropy", "kl",  # of GRPO
+PAIRS = ("rewards/margins", "logps/chosen", "logps/rejected")  # logged by DPO
+GROUPS = ("reward", "reward_std", "frac_reward_zero_std", "entropy", "kl",  # logged by GRPO
           "completions/clipped_ratio", "completions/mean_length")
-BARS = ("PrinterCallback", "ProgressCallback", "NotebookProgressCallback")
-FIRST_LOSS_MARGIN = 1e-3  # nats
 VALIDATIONS = 10  # per run, when eval_steps is 0
 WANDB_SECONDS = 20  # until a W&B server that does not answer counts as gone
 
@@ -34,26 +33,23 @@ class _Done(Exception):
 class Recorder(TrainerCallback):
     """Follow one `trainer.train()`.
 
-    run: has folder, id and progress. validate: a function of the model that returns a loss in nats.
-    keep_best: keep the checkpoint with the lowest of these losses, and end with its weights.
+    run: has folder, place, id and progress. validate: a function of the model that returns a loss
+    in nats. keep_best: keep the checkpoint with the lowest of these losses, and end with its
+    weights.
     """
 
-    def __init__(self, run, trainer, first_loss=None, validate=None, eval_steps=0, keep_best=False):
-        self.run, self.trainer, self.first_loss = run, trainer, first_loss
-        self.validate, self.eval_steps, self.keep_best = validate, eval_steps, keep_best
+    def __init__(self, run, trainer, validate=None, eval_steps=0, keep_best=False):
+        self.run, self.trainer, self.validate = run, trainer, validate
+        self.eval_steps, self.keep_best = eval_steps, keep_best
         self.main, self.alone = trainer.is_world_process_zero(), trainer.args.world_size == 1
-        self.path, self.place = run.folder / "metrics.jsonl", checkpoints.short(run.folder)
+        self.path, self.get_batch_samples = run.folder / "metrics.jsonl", trainer.get_batch_samples
         self.signal, self.stop, self.validation, self.rows = None, False, None, []
-        self.hash = self.tokens = self.first_step = 0
-        self.begin, self.get_batch_samples = time.monotonic(), trainer.get_batch_samples
 
     def train(self, checkpoint):
         """Train from a checkpoint folder, or from the start (None); return the steps done."""
         trainer = self.trainer
         logging.disable_progress_bar()  # transformers draws one over the shards of each save
-        for callback in list(trainer.callback_handler.callbacks):
-            if type(callback).__name__ in BARS:
-                trainer.remove_callback(callback)
+        trainer.remove_callback(PrinterCallback)
         if self.main:
             lines = (checkpoint / "metrics.jsonl").read_text() if checkpoint else ""
             self.path.write_text(lines)
@@ -67,12 +63,14 @@ class Recorder(TrainerCallback):
         try:
             with self._signals(), contextlib.suppress(_Done):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            if (best := self.best_step()) and not self.stop:
-                trainer.state.best_model_checkpoint = str(self.run.folder / f"checkpoint-{best}")
+            if self.best_step() and not self.stop:
+                best = self.run.folder / f"checkpoint-{self.best_step()}"
+                trainer.state.best_model_checkpoint = str(best)
                 trainer._load_best_model()
         except pickle.UnpicklingError as error:  # torch loads tensors only; other code ends here
             raise CheckpointError(f"expected tensors, got others ({str(error).splitlines()[0]}); "
-                                  "delete it", file=checkpoints.short(checkpoint)) from None
+                                  f"delete the folder `{self.run.place}/{checkpoint.name}`",
+                                  file=checkpoints.short(checkpoint)) from None
         finally:
             trainer.remove_callback(self)
             for name in methods:
@@ -86,42 +84,38 @@ class Recorder(TrainerCallback):
             yield
             return
 
-        def handle(number, frame):
-            if self.signal and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            if self.signal:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
+        def restore():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+        def stop(number, frame):
             self.signal = number
+            restore()
             self.run.progress.note("stopping after this step")
 
-        before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {}
         try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                handlers[number] = signal.signal(number, stop)
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            restore()
 
     def batch(self, iterator, count, device):
         """Wrap get_batch_samples: hash the step's rows over all processes and agree on a stop."""
         samples, items = self.get_batch_samples(iterator, count, device)
         pairs = [fingerprint.batch_hash(sample) for sample in samples]
-        total = [sum(h for h, _ in pairs) % 2**64, sum(n for _, n in pairs), bool(self.signal)]
-        if not self.alone:
-            total[0] -= 2**63  # as int64, whose sum wraps like ours
-            total = torch.tensor(total, device=device)
-            total = self.trainer.accelerator.reduce(total, "sum").tolist()
-            total[0] += 2**63 * self.trainer.args.world_size
+        own = [sum(h for h, _ in pairs) % 2**64, sum(n for _, n in pairs), bool(self.signal)]
+        own = torch.tensor(own, dtype=torch.uint64).view(torch.int64)  # whose sum wraps around
+        total = self.trainer.accelerator.reduce(own.to(device), "sum").tolist()
         self.hash, self.tokens, self.stop = total[0] % 2**64, total[1], total[2] > 0
         return samples, items
 
     def on_train_begin(self, args, state, control, **kwargs):
-        state.compute_steps(args, state.max_steps)  # a resumed state has the save_steps of before
         self.begin, self.first_step = time.monotonic(), state.global_step
         self.run.progress.total = state.max_steps
         self.eval_steps = self.eval_steps or math.ceil(state.max_steps / VALIDATIONS)
-        if self.main:
-            checkpoints.space(self.run.folder, self.needed())
+        self.check_space()
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step >= state.max_steps:
@@ -133,18 +127,13 @@ class Recorder(TrainerCallback):
             self.stop = control.should_save = control.should_training_stop = True
         if self.validate and (step % self.eval_steps == 0 or step == state.max_steps):
             self.validation = distributed.from_first(float(self.validate(self.trainer.model)))
-            is_best = self.validation < min(self.validated().values(), default=math.inf)
-            control.should_save |= distributed.from_first(self.keep_best and is_best)
-
-    def validated(self) -> dict:
-        """Return {step: validation loss} of the steps so far; in process 0 only."""
-        losses = {row["step"]: row.get("validation_loss") for row in self.rows}
-        return {step: loss for step, loss in losses.items() if loss is not None}
+            if self.keep_best and (not self.best_step() or self.validation < state.best_metric):
+                state.best_metric, state.best_global_step = self.validation, step
+                control.should_save = True
 
     def best_step(self):
         """Return the step with the lowest validation loss, None unless the best is kept."""
-        losses = self.validated()
-        return distributed.from_first(self.keep_best and min(losses, key=losses.get, default=None))
+        return self.trainer.state.best_global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" not in logs or "grad_norm" not in logs:
@@ -153,18 +142,15 @@ class Recorder(TrainerCallback):
         skipped = self.trainer.accelerator.optimizer_step_was_skipped  # by fp16's scaler
         if not math.isfinite(loss) or not (math.isfinite(norm) or skipped):
             raise DivergedError(f"step {step}: expected a finite loss and gradient, got loss "
-                                f"{loss} and gradient norm {norm}; lower learning_rate or look at "
-                                "the rows of this step", file=self.place)
-        expected = loss if self.first_loss is None else self.first_loss
-        if step == 1 and abs(loss - expected) > FIRST_LOSS_MARGIN:
-            raise SettingsError(f"step 1: expected loss {expected:.4f}, got {loss:.4f}; train from "
-                                "the model that is the reference", file=self.place)
+                                f"{loss} and gradient norm {norm}; lower learning_rate under "
+                                "another `run`", file=self.run.place)
         if self.main:
             row = {"step": step, "loss": loss, "lr": logs["learning_rate"], "grad_norm": norm,
                    "tokens": self.tokens, "batch_hash": f"{self.hash:016x}"}
-            names = EXTRA + GROUPS * ("reward" in logs)
+            names = GROUPS if "reward" in logs else PAIRS
             row |= {key: logs[key] for key in names if key in logs}
-            row |= {} if self.validation is None else {"validation_loss": self.validation}
+            if self.validation is not None:
+                row["validation_loss"] = self.validation
             self.rows.append(row)
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -172,20 +158,23 @@ class Recorder(TrainerCallback):
                                      reward=logs.get("reward"))
         if control.should_save:
             distributed.finite(self.trainer.model, step)
-            if self.main:
-                checkpoints.space(self.run.folder, self.needed())
+            self.check_space()
 
     def on_save(self, args, state, control, **kwargs):
         folder = self.run.folder / f"checkpoint-{state.global_step}"
         distributed.describe(self.trainer, folder)
-        best = self.best_step()
         self.trainer.accelerator.wait_for_everyone()  # until each has written its part
         if self.main:
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
             shutil.copyfile(self.path, folder / "metrics.jsonl")
-            checkpoints.seal(folder, self.run.id, state.global_step)
-            checkpoints.prune(self.run.folder, best)
+            checkpoints.seal(folder, self.run.id)
+            checkpoints.prune(self.run.folder, self.best_step())
         self.trainer.accelerator.wait_for_everyone()
+
+    def check_space(self):
+        """Raise CheckpointError when the disk has no room for the next save."""
+        if self.main:
+            checkpoints.space(self.run.folder, self.needed())
 
     def needed(self) -> int:
         """Return the bytes of the next save: weights and the optimizer's two moments."""
@@ -210,16 +199,14 @@ def wandb_run(folder, params):
     import wandb
 
     patience = {"init_timeout": WANDB_SECONDS, "finish_timeout": WANDB_SECONDS}
-    options = {"project": os.environ.get("WANDB_PROJECT", "course-kit"), "name": folder.name,
-               "dir": str(folder), "config": params,
-               "settings": wandb.Settings(silent=True, **patience)}
+    start = functools.partial(
+        wandb.init, project=os.environ.get("WANDB_PROJECT", "course-kit"), name=folder.name,
+        dir=str(folder), config=params, settings=wandb.Settings(silent=True, **patience))
     try:
-        has_account = wandb.login(prompt=False, verify=False)
-        open_run = wandb.init(**options, mode=None if has_account else "offline")
+        open_run = start(mode=None if wandb.login(prompt=False, verify=False) else "offline")
     except wandb.Error as error:
-        reason = str(error).splitlines()[0]
-        print(f"W&B cannot be reached ({reason}), so this run goes on offline.")
-        open_run = wandb.init(**options, mode="offline")
+        print(f"W&B cannot be reached ({str(error).splitlines()[0]}), so this run goes on offline.")
+        open_run = start(mode="offline")
     with open_run:
         yield
     if open_run.offline:

@@ -21,10 +21,6 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "docmanager-extension/plugin": {"autosave": False},
 }
-NOISE = (
-    "favicon",
-    "widget model not found",
-)  # the second: how JupyterLab reports a widget of a kernel that has gone
 
 
 def pytest_collection_modifyitems(items):
@@ -66,6 +62,7 @@ class Lab:
             "lab",
             "--no-browser",
             "--allow-root",
+            f"--config={PROJECT / 'configs' / 'jupyter.json'}",  # as make lab does
             f"--port={self.port}",
             f"--IdentityProvider.token={self.token}",
             f"--ServerApp.root_dir={folder / 'notebooks'}",
@@ -85,7 +82,7 @@ class Lab:
         self.page.on("pageerror", lambda error: self.report("error", str(error)))
 
     def report(self, kind, text):
-        if kind == "error" and not any(noise in text for noise in NOISE):
+        if kind == "error" and "favicon" not in text:
             self.errors.append(text)
 
     def theme(self, name):
@@ -158,6 +155,16 @@ class Lab:
 
     def command(self, name):
         self.page.evaluate("name => { jupyterapp.commands.execute(name); }", name)
+
+    def execute(self, code):
+        """Run code in the notebook's kernel, and do not wait for its end."""
+        self.page.evaluate(
+            """code => {
+            const context = jupyterapp.shell.currentWidget.sessionContext;
+            context.session.kernel.requestExecute({code});
+        }""",
+            code,
+        )
 
     def run_all(self, seconds=60):
         """Run every cell and wait until the last one ends or one raises."""

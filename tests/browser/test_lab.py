@@ -4,9 +4,9 @@ import re
 import subprocess
 import sys
 
-from conftest import PROJECT
+from kit import show
 
-LESSONS = sorted(file.name for file in (PROJECT / "notebooks").glob("[0-9]*.ipynb"))
+LESSONS = [f"{name}.ipynb" for name in show.LESSONS]
 WIDGETS = (
     """
 from kit import show
@@ -20,6 +20,10 @@ def answer(model, tokenizer, messages, text):
     reply = {"role": "assistant", "content": f"reply to {text!r} after {len(messages)}"}
     return [*messages, {"role": "user", "content": text}, reply]
 show.chat_box(None, None, "Be brief.", ["scripted turn"], answer=answer)
+""",
+    """
+from kit import memory
+memory.planner("SmolLM2-135M", micro_batch_size=1, gpu=80)
 """,
 )
 TRAIN = (
@@ -60,7 +64,6 @@ def test_every_lesson_opens(lab):
             for at in range(images.count())
         )
         assert "Error displaying" not in lab.outputs()
-    assert len(LESSONS) >= 8
 
 
 def test_first_lesson_runs_whole(lab):
@@ -110,6 +113,8 @@ def test_training_shows_progress_stops_and_resumes(lab):
         re.search(r"trained 60 steps \(\d+ of them before\) in \d+ s", text) and "left" not in text
     )
     assert sum(output.get("data", {}).get("text/html", "").count("<img") for output in outputs) == 1
+    lab.run_all(120)
+    assert "short-pocket is finished (60 steps); nothing was trained" in lab.outputs()
 
 
 def test_widgets_work_and_reopen_as_their_twins(lab):
@@ -121,6 +126,10 @@ def test_widgets_work_and_reopen_as_their_twins(lab):
     page.locator("[role=slider]").press("ArrowRight")
     page.wait_for_function("() => document.body.innerText.includes('word 6')")
     assert "scripted turn" not in lab.outputs()  # the twin hides while the widget lives
+    page.wait_for_selector(".widget-output >> text=/at most 80 GB/")
+    page.get_by_label("gpu").fill("24")
+    page.get_by_label("gpu").press("Enter")
+    page.wait_for_selector(".widget-output >> text=/at most 24 GB/")
     box = page.get_by_label("Your message")
     box.press("Enter")
     box.fill("x" * 40_000)
@@ -133,6 +142,12 @@ def test_widgets_work_and_reopen_as_their_twins(lab):
     lab.screenshot("widgets")
     page.get_by_role("button", name="New conversation").click()
     page.wait_for_function("() => !document.body.innerText.includes('hello')")
+    lab.execute("time.sleep(3)")
+    page.wait_for_selector("text=a cell is running; wait")
+    box.fill("while busy")
+    box.press("Enter")
+    page.wait_for_selector("text=reply to 'while busy' after 1")
+    assert "a cell is running" not in lab.outputs()
     lab.save()
     lab.shut_down()
     file = lab.folder / "notebooks" / "widgets.ipynb"
@@ -152,6 +167,7 @@ def test_widgets_work_and_reopen_as_their_twins(lab):
             "Error displaying" not in text and "Loading widget" not in text and "VBox" not in text
         )
         assert "word 5" in text and "reply to 'scripted turn' after 1" in text
+        assert "at most 80 GB" in text
 
 
 def test_dark_theme(lab):

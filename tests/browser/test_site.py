@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from counting import PAIRS, row, trained
 
-from kit import chat, scoring, ship
+from kit import chat, scoring, ship, show
 
 PROJECT = Path(__file__).parents[2]
 
@@ -107,8 +107,8 @@ def test_the_site_opens_without_errors_and_finds_words(tmp_path, page, serve):
     address = serve(tmp_path / "site")
     page.goto(address)
     page.wait_for_url("**/README.html")
-    for lesson in sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb")):
-        page.goto(f"{address}/notebooks/{lesson.stem}.html")
+    for name in show.LESSONS:
+        page.goto(f"{address}/notebooks/{name}.html")
         assert " · " in page.title()
     page.goto(f"{address}/search.html?q=quantise")
     page.wait_for_selector("#search-results li a")

@@ -35,22 +35,26 @@ class Done(NamedTuple):
     output: str  # stdout and stderr
 
 
+def blocks(markdown) -> list[str]:
+    """Return the text of each fenced shell block."""
+    return [block for language, block in FENCE.findall(markdown) if language in SHELLS]
+
+
 def commands(markdown) -> list[str]:
     """Return the command lines of all fenced shell blocks, without prompts and comments."""
     lines = []
-    for language, block in FENCE.findall(markdown):
-        if language in SHELLS:
-            lines += re.sub(r"\\\n *", "", block).splitlines()
+    for block in blocks(markdown):
+        lines += re.sub(r"\\\n *", "", block).splitlines()
     lines = [re.sub(r"\s{2,}#.*", "", line).removeprefix("$ ").strip() for line in lines]
     return [line for line in lines if program(line) in PROGRAMS]
 
 
 def program(line) -> str:
-    """Return the first word of a command after its VARIABLE=value assignments."""
+    """Return the program of a command without its folder and VARIABLE=value assignments."""
     words = line.split()
     while words and re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)
-    return words[0] if words else ""
+    return words[0].rpartition("/")[2] if words else ""
 
 
 def short_environment(runs, *, steps=2, **variables) -> dict:
@@ -67,8 +71,11 @@ def short_environment(runs, *, steps=2, **variables) -> dict:
     }
 
 
-def run(line, environment, *, folder=PROJECT, seconds=600) -> Done:
-    """Run a command line in bash, as a reader pastes it; one that does not end gets code 124."""
+def run(line, environment, *, folder=PROJECT, seconds=600, text="") -> Done:
+    """Run a command line in bash, as a reader pastes it; one that does not end gets code 124.
+
+    text: what the reader types into the program.
+    """
     try:
         done = subprocess.run(
             [shutil.which("bash"), "-c", line],
@@ -78,9 +85,36 @@ def run(line, environment, *, folder=PROJECT, seconds=600) -> Done:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,
-            stdin=subprocess.DEVNULL,
+            input=text,
             timeout=seconds,
         )
     except subprocess.TimeoutExpired as error:
         return Done(124, (error.stdout or b"").decode(errors="replace"))
     return Done(done.returncode, done.stdout)
+
+
+def clone(parent) -> Path:
+    """Make a folder with links to what git tracks at the top: a fresh clone without .venv."""
+    folder = parent / "clone"
+    folder.mkdir()
+    command = ["git", "ls-tree", "--name-only", "HEAD"]
+    names = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    for name in names.stdout.splitlines():
+        if (PROJECT / name).exists():
+            (folder / name).symlink_to(PROJECT / name)
+    return folder
+
+
+def link_environment(folder) -> dict:
+    """Make .venv as `make` leaves it, from this environment; return the variables that it needs."""
+    programs = folder / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for part in [*Path(sys.prefix).iterdir(), *Path(sys.prefix, "bin").iterdir()]:
+        if part.name not in ("bin", "ready"):
+            target = programs if part.parent.name == "bin" else programs.parent
+            (target / part.name).symlink_to(part)
+    if not (programs / "kit").exists():  # this checkout is not installed
+        (programs / "kit").write_text('#!/bin/sh\nexec "$(dirname "$0")/python" -m kit "$@"\n')
+        (programs / "kit").chmod(0o755)
+    (programs.parent / "ready").touch()
+    return {"PYTHONPATH": str(PROJECT)}

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import math
 import os
 import signal
 import subprocess
@@ -181,8 +180,7 @@ def train(name="a", *, callbacks=(), extra=None, validate=None, **fields):
     built = trainer(run, params, **(extra or {}))
     for callback in callbacks:
         built.add_callback(callback)
-    first = math.log(2) if params.kind == "dpo" and not params.dropout else None
-    run.train(built, tokenizer(), first_loss=first, validate=validate)
+    run.train(built, tokenizer(), validate=validate)
     return run
 
 

@@ -23,7 +23,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "toke
 HEAVY |= {"pandas", "numpy", "matplotlib", "ipywidgets", "IPython", "liger_kernel", "wandb"}
 TORCH_AT_THE_TOP = {"engine.recorder"}
 # The goal is 2,500 lines. kit/ holds nearly twice as many; this limit keeps it from growing.
-MOST_LINES, MOST_OF_A_FUNCTION = 4950, 40
+MOST_LINES, MOST_OF_A_FUNCTION = 4660, 40
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 NO_CODE |= {tokenize.ENDMARKER, tokenize.ENCODING}
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef

@@ -9,8 +9,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from kit import show
+
 PROJECT = Path(__file__).parents[2]
-LESSONS = sorted((PROJECT / "notebooks").glob("[0-9]*.ipynb"))
+LESSONS = [PROJECT / "notebooks" / f"{name}.ipynb" for name in show.LESSONS]
 spec = importlib.util.spec_from_file_location("execute", PROJECT / "tools" / "execute.py")
 execute = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(execute)

@@ -255,7 +255,8 @@ def test_a_notebook_cell_and_its_edited_copy():
 def test_without_source_the_limits_are_not_dropped_in_silence():
     space = {"dataclass": dataclass, "Settings": Settings, "__name__": "elsewhere"}
     exec("@dataclass(frozen=True)\nclass Hidden(Settings):\n    lr: float = 1.0  # [> 0]\n", space)
-    assert refused(space["Hidden"]).startswith("Hidden: expected the source of the class, got none")
+    with pytest.raises((OSError, TypeError), match="source|built-in"):
+        space["Hidden"]()
 
 
 @dataclass(frozen=True)

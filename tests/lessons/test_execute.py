@@ -83,6 +83,22 @@ def test_in_place_is_clean_and_stable(tmp_path, run, monkeypatch):
     assert file.read_text() == first
 
 
+def test_lessons_are_chosen_by_their_numbers(tmp_path, run, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    for number in ("00", "01", "02"):
+        notebook(tmp_path / "notebooks", f"{number}_x.ipynb", "1")
+    monkeypatch.setattr(execute, "PROJECT", tmp_path)
+    monkeypatch.setenv("KIT_LESSONS", "02 00")
+    code, out, _ = run("--out", tmp_path / "out")
+    assert code == 0 and [line[:4] for line in out.splitlines() if " checks in" in line] == [
+        "00_x",
+        "02_x",
+    ]
+    monkeypatch.setenv("KIT_LESSONS", "2")
+    with pytest.raises(SystemExit):
+        execute.main([])
+
+
 def test_stops_at_the_first_failure_with_its_last_lines(tmp_path, run):
     bad = notebook(
         tmp_path, "02_bad.ipynb", "x = 1", "def f():\n    return 1 / 0\nf()", "print('not reached')"

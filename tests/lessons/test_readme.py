@@ -12,6 +12,7 @@ import nbformat
 import pytest
 import readme
 
+from kit import show
 from kit.engine import checkpoints
 
 PROJECT = Path(__file__).parents[2]
@@ -20,7 +21,6 @@ PAGES = [README, (PROJECT / "docs" / "when_training_goes_wrong.md").read_text(en
 MAKEFILE = (PROJECT / "Makefile").read_text(encoding="utf-8")
 LINES = readme.commands(README)
 SCRIPTS = [line for line in LINES if "scripts/" in line]
-NOT_RUN = ("make ", ".venv/", "python3 -m venv", ". .venv")  # a whole course, or an installation
 LAUNCHED = [line for line in SCRIPTS if "accelerate launch" in line and "configs/" not in line]
 
 
@@ -65,8 +65,7 @@ def test_every_module_is_in_the_tree_and_only_those():
 
 def test_every_lesson_is_in_the_table_with_its_minutes():
     table = dict(re.findall(r"^\| \[(\d\d) [^\]]+\]\([^)]+\) \| ([\d.]+) \|", README, re.MULTILINE))
-    lessons = sorted(file.stem[:2] for file in (PROJECT / "notebooks").glob("[0-9]*.ipynb"))
-    assert list(table) == lessons
+    assert list(table) == [name[:2] for name in show.LESSONS]
     total = sum(map(float, table.values()))
     promised = float(re.search(r"right in (\d+) minutes", README)[1])
     assert abs(total - promised) <= 0.15 * promised
@@ -171,14 +170,38 @@ def test_help_answers(tmp_path):
     assert done.code == 0 and "--learning_rate" in done.output
 
 
-def test_every_command_is_covered():
-    """A command that no test runs is named here, so that the README cannot grow one unseen."""
-    covered = {*LAUNCHED, *(line for line in SCRIPTS if "ACCELERATE_USE_CPU" in line)}
-    covered |= {line for line in LINES if "orders" in line or line.endswith("--help")}
-    rest = [line for line in LINES if line not in covered and not line.startswith(NOT_RUN)]
-    assert rest == [
-        line for line in LINES if "configs/fsdp2.yaml" in line
-    ]  # tests/kit/test_configs.py
+def test_every_command_is_typed():
+    """Each command is typed by a test here or, below, in test_readme_setup.py."""
+    here = {*LAUNCHED, *(line for line in SCRIPTS if "configs/" in line), "make chat"}
+    here |= {line for line in LINES if "orders" in line or line.endswith("--help")}
+    assert [line for line in LINES if line not in here] == [
+        "make course",
+        "make lab",
+        "python3 -m venv .venv",
+        ".venv/bin/pip install -r requirements.lock",
+        ".venv/bin/pip install --no-deps --editable .",
+        ".venv/bin/python tools/execute.py --out runs/notebooks",
+        ".venv/bin/jupyter lab --config=configs/jupyter.json notebooks/00_start_here.ipynb",
+        ". .venv/bin/activate",
+    ]
+
+
+def test_make_chat(chain, tmp_path):
+    """It talks with the model of lesson 04. `make` finds the environment of this test ready."""
+    clone = readme.clone(tmp_path)
+    readme.link_environment(clone)
+    text = "every day at noon\n/new\n\n/quit\n"
+    done = readme.run("make chat", environment(chain), folder=clone, text=text)
+    lines = done.output.splitlines()
+    assert done.code == 0 and lines[0] == ".venv/bin/kit chat 04_dpo-pocket", done.output[-3000:]
+    assert lines[1].startswith("Each line is a message.") and len(lines) == 3
+
+
+def test_make_chat_before_the_course_says_what_is_missing(tmp_path):
+    clone = readme.clone(tmp_path)
+    readme.link_environment(clone)
+    done = readme.run("make chat", environment(tmp_path / "runs"), folder=clone, text="hi\n")
+    assert done.code == 2 and "MissingError: " in done.output and "Traceback" not in done.output
 
 
 def test_fsdp2_line_on_a_cpu(chain):
@@ -189,16 +212,17 @@ def test_fsdp2_line_on_a_cpu(chain):
 
 @pytest.mark.long
 def test_the_cell_for_colab(tmp_path):
-    """The cell as printed, in an empty folder and a new environment, with this clone as source."""
+    """The cell as printed, in an empty folder and a new environment, with this clone as source.
+
+    pip takes the versions of the lock, because Colab has its own torch and a new one is large.
+    """
     cell = re.search(r"```python\n(REPOSITORY.*?)```", README, re.DOTALL)[1]
     lines = [line.lstrip("!%") for line in cell.splitlines()[1:]]
-    script = "\n".join(
-        [
-            f"REPOSITORY={PROJECT}",
-            *lines,
-            "python -c 'from kit import show, tasks; tasks.load(\"cron\")'",
-        ]
-    )
-    setup = f"{sys.executable} -m venv env && . env/bin/activate\n"
-    done = readme.run(setup + "set -e\n" + script, os.environ, folder=tmp_path, seconds=900)
+    lines += ["KIT_LESSONS=00 python tools/execute.py --out executed", "ls executed"]
+    start = ["set -e", f"{sys.executable} -m venv env", ". env/bin/activate"]
+    environment = os.environ | {"PIP_CONSTRAINT": str(PROJECT / "requirements.lock")}
+    environment.pop("PYTHONPATH", None)  # the clone must find its own kit
+    script = "\n".join([*start, f"REPOSITORY={PROJECT}", *lines])
+    done = readme.run(script, environment, folder=tmp_path, seconds=1500)
     assert done.code == 0, done.output[-3000:]
+    assert done.output.rstrip().endswith("00_start_here.ipynb")

@@ -19,6 +19,8 @@ make = 1
 ```
 accelerate launch --num_processes=$NUM_GPUS a.py
 kit chat "#1"
+.venv/bin/pip install x
+./unknown
 ```
 """
 
@@ -30,6 +32,7 @@ def test_commands_are_read_as_a_reader_pastes_them():
         "ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 accelerate launch a.py",
         "accelerate launch --num_processes=$NUM_GPUS a.py",
         'kit chat "#1"',
+        ".venv/bin/pip install x",
     ]
 
 
@@ -38,6 +41,11 @@ def test_a_command_runs_in_an_activated_shell(tmp_path):
     line = "python -c \"import os, kit; print(os.environ['KIT_MAX_STEPS'], $NUM_GPUS)\"; exit 3"
     assert readme.run(line, environment) == (3, "3 2\n")
     assert readme.run("cd scripts && pwd", environment).output.endswith("/scripts\n")
+
+
+def test_a_command_reads_what_is_typed(tmp_path):
+    environment = readme.short_environment(tmp_path)
+    assert readme.run("read word; echo got $word", environment, text="it\n") == (0, "got it\n")
 
 
 def test_a_command_that_does_not_end_is_ended(tmp_path):
