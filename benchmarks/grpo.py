@@ -407,6 +407,9 @@ def main():
             rows = table(before, records)
             new = {row["setting"] for row in rows}
             record |= {
+                "questions": {
+                    group: len(rates) for group, rates in before["test"]["greedy correct"].items()
+                },
                 "before": {"bits_per_byte": round(before["bits_per_byte"], 4)},
                 "rows": rows + [row for row in old.get("rows", []) if row["setting"] not in new],
                 "runs": runs + [run for run in old.get("runs", []) if run["name"] not in new],

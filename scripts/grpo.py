@@ -19,7 +19,7 @@ from kit.settings import Settings, from_flags
 class Params(Settings):
     run: str = "08_grpo"  # name of the folder under runs/; the model's name is added
     start: str = "03_sft_chat"  # run to continue from, also the reference
-    steps: int = 12  # steps of the optimizer [>= 1]
+    steps: int = 10  # steps of the optimizer [>= 1]
     batch_size: int = 64  # replies per step: prompts x num_generations [>= 2]
     num_generations: int = 8  # replies to each prompt: a group [>= 2]
     temperature: float = 1.0  # of the sampling [> 0]
