@@ -6,8 +6,11 @@ import dataclasses
 import inspect
 import json
 import math
+import os
 import random
 import shutil
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -241,6 +244,16 @@ def test_buckets_of_ddp_are_large_on_gpus_only(monkeypatch):
     assert sft.hardware(PARAMS, 1)["ddp_bucket_cap_mb"] is None
     monkeypatch.setattr(sft.models, "device", lambda: "cuda")
     assert sft.hardware(PARAMS, 1)["ddp_bucket_cap_mb"] == 400
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "OTHER_NAME"])
+def test_memory_of_a_gpu_grows_unless_the_user_says_else(name):
+    code = "import os, kit.engine.distributed; print(os.environ.get('PYTORCH_ALLOC_CONF'))"
+    clean = {key: value for key, value in os.environ.items() if "ALLOC_CONF" not in key}
+    command = [sys.executable, "-c", code]
+    printed = subprocess.check_output(command, env={**clean, name: "mine"}, text=True).strip()
+    wanted = {"PYTORCH_ALLOC_CONF": "mine", "PYTORCH_CUDA_ALLOC_CONF": "None"}
+    assert printed == wanted.get(name, "expandable_segments:True")
 
 
 def test_steps_of_a_smoke_test(monkeypatch):
