@@ -34,7 +34,7 @@ course: .venv/ready        ## run every lesson, show the scores (about half an h
 	$(BIN)/python tools/execute.py --out $(RUNS)/notebooks
 
 lab: .venv/ready           ## open the lessons in JupyterLab
-	$(BIN)/jupyter lab --config=configs/jupyter.json --ServerApp.root_dir='$(CURDIR)' notebooks/00_start_here.ipynb
+	JUPYTER_CONFIG_PATH='$(CURDIR)/configs' $(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' notebooks/00_start_here.ipynb
 
 chat: .venv/ready          ## talk with the model of lesson 04; MODEL=NAME talks with another one
 	$(BIN)/kit chat $(MODEL)

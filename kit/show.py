@@ -45,7 +45,7 @@ SHORT = 24  # characters of a cell that stays on one line
 LINE_SECONDS, CURVE_SECONDS = 1, 4  # least time between two progress lines, two live curves
 LONGEST = 2000  # characters of a message in the chat box
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# A server without configs/jupyter.json saves the widget too, and JupyterLab then writes an error
+# A server without JUPYTER_CONFIG_PATH=configs saves the widget too, and JupyterLab then writes an error
 # where its kernel has gone. Show a widget (JupyterLab wraps it in an .lm-Panel) while it lives,
 # and its twin otherwise.
 SWITCH = """<style>
@@ -86,7 +86,7 @@ class Shown:
 
 
 def _jupyter_server_extension_points():
-    return [{"module": "kit.show"}]  # named by configs/jupyter.json, which make lab reads
+    return [{"module": "kit.show"}]  # named in configs/jupyter_server_config.d
 
 
 def _load_jupyter_server_extension(server):

@@ -48,6 +48,7 @@ class Lab:
             "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
             "OMP_NUM_THREADS": "1",
+            "JUPYTER_CONFIG_PATH": str(PROJECT / "configs"),  # as make lab does
         }
         self.theme("Light")
         config = folder / "config" / "labconfig" / "page_config.json"
@@ -62,7 +63,6 @@ class Lab:
             "lab",
             "--no-browser",
             "--allow-root",
-            f"--config={PROJECT / 'configs' / 'jupyter.json'}",  # as make lab does
             f"--port={self.port}",
             f"--IdentityProvider.token={self.token}",
             f"--ServerApp.root_dir={folder / 'notebooks'}",

@@ -181,7 +181,7 @@ def test_every_command_is_typed():
         ".venv/bin/pip install -r requirements.lock",
         ".venv/bin/pip install --no-deps --editable .",
         ".venv/bin/python tools/execute.py --out runs/notebooks",
-        ".venv/bin/jupyter lab --config=configs/jupyter.json notebooks/00_start_here.ipynb",
+        "JUPYTER_CONFIG_PATH=configs .venv/bin/jupyter lab notebooks/00_start_here.ipynb",
         ". .venv/bin/activate",
     ]
 

@@ -94,7 +94,8 @@ def fetch(address, server, log, seconds=120):
 
 def test_the_lines_are_those_of_the_readme():
     assert WITH_MAKE == ["make course", "make chat", "make lab"]  # test_readme.py types make chat
-    assert [re.split("[ /]", line)[0] for line in WITHOUT_MAKE] == ["python3", *[".venv"] * 4]
+    programs = [re.split("[ /]", line)[0] for line in WITHOUT_MAKE]
+    assert programs == ["python3", *[".venv"] * 3, "JUPYTER_CONFIG_PATH=configs"]
 
 
 def test_make_course(clone):
