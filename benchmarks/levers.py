@@ -2,6 +2,7 @@
 
     python -m benchmarks.levers --out OUT --budget 560
     python -m benchmarks.levers --out OUT --weights FILE --counts 9000 7500 6000
+    python -m benchmarks.levers --merge FIRST SECOND --out OUT
 
 Each chain is the course: completion SFT, chat SFT and DPO with the settings of scripts/, three
 seeds. Stages, and what a smaller machine leaves out:
@@ -12,6 +13,9 @@ seeds. Stages, and what a smaller machine leaves out:
 4. the chosen chains answer the test questions and the phrases by hand, once.
 Rows and base are chosen on validation questions that this script draws (`draw_validation`), never
 on the test. OUT/levers.json is written after each result; OUT/*.safetensors are the new weights.
+
+benchmarks/results/levers.json joins one call of each of the first two commands. In it, "present" is
+the pocket of commit b673e9a, whose rows are "standard narrow"; pocket is now "wide, peak 3e-3".
 """
 
 import argparse
@@ -40,6 +44,67 @@ BASES = {
     "earlier notes": ("earlier", 1.5e-3),
 }
 VALIDATION = {"translate": 300, "edit": 400, "ask": 100, "cannot": 100, "decline": 100}
+CHOSEN = "wide, peak 3e-3"
+GROUPS = ("test split", "by hand", "edits", "right kind")
+# What each lever compares: its name, (base, rows) with it, (base, rows) without it.
+LEVERS = (
+    (
+        "all: base of wide notes at peak 3e-3, and 7,500 rows of changes wide",
+        (CHOSEN, "changes wide 7500"),
+        (PRESENT, STANDARD),
+    ),
+    ("rows: more changes, wide wording", (PRESENT, "changes wide"), (PRESENT, STANDARD)),
+    ("rows: more changes", (PRESENT, "changes narrow"), (PRESENT, STANDARD)),
+    ("rows: wide wording", (PRESENT, "standard wide"), (PRESENT, STANDARD)),
+    (
+        "rows: more changes, wide wording; on the base of wide notes",
+        ("wide", "changes wide"),
+        ("wide", STANDARD),
+    ),
+    (
+        "rows: 7,500 instead of 9,000; on the chosen base",
+        (CHOSEN, "changes wide 7500"),
+        (CHOSEN, "changes wide"),
+    ),
+    (
+        "rows: 6,000 instead of 7,500; on the chosen base",
+        (CHOSEN, "changes wide 6000"),
+        (CHOSEN, "changes wide 7500"),
+    ),
+    ("loss: questions trained too", (PRESENT, STANDARD + QUESTIONS), (PRESENT, STANDARD)),
+    (
+        "loss: questions trained too; on the base of wide notes",
+        ("wide", "changes wide" + QUESTIONS),
+        ("wide", "changes wide"),
+    ),
+    (
+        "base: more of the earlier notes (control)",
+        ("earlier notes", "changes wide"),
+        (PRESENT, "changes wide"),
+    ),
+    (
+        "base: notes about changes, narrow wording",
+        ("narrow", "changes wide"),
+        (PRESENT, "changes wide"),
+    ),
+    ("base: notes about changes, wide wording", ("wide", STANDARD), (PRESENT, STANDARD)),
+    (
+        "base: notes about changes, wide wording; with the chosen rows",
+        ("wide", "changes wide"),
+        (PRESENT, "changes wide"),
+    ),
+    (
+        "base: wide notes, peak rate 3e-3",
+        (CHOSEN, "changes wide"),
+        (PRESENT, "changes wide"),
+    ),
+    (
+        "base: peak rate 3e-3 instead of 1.5e-3",
+        (CHOSEN, "changes wide"),
+        ("wide", "changes wide"),
+    ),
+)
+COUNT = 9000  # rows of chat.jsonl where a name of rows has no number
 WIDE = 400  # validation phrases in the wide wording
 CHAINS_PER_GPU = 6
 SEEDS = 3
@@ -76,7 +141,7 @@ def start_rows(name, work, tiny):
     folder.mkdir(parents=True)
     for file in ("cron.py", "by_hand.jsonl"):
         shutil.copy(CRON / file, folder)
-    count = ["--rows", "300" if tiny else number[0]] if tiny or number else []
+    count = "300" if tiny else number[0] if number else str(COUNT)
     command = [
         sys.executable,
         "data_samples/generator/make.py",
@@ -86,7 +151,8 @@ def start_rows(name, work, tiny):
         mix,
         "--wording",
         wording,
-        *count,
+        "--rows",
+        count,
     ]
     return start(command, folder / "log.txt")
 
@@ -259,24 +325,97 @@ def best(records, key):
     return max(rates, key=lambda name: statistics.mean(rates[name]))
 
 
+def grouped(records, split):
+    """Return {(base, rows): the hits of each seed} of a split."""
+    sets = {}
+    for record in records:
+        if split in record:
+            sets.setdefault((record["base"], record["rows"]), []).append(record[split])
+    return sets
+
+
+def means_of(runs):
+    """Return {group: rate of each question over the seeds}."""
+    return {
+        group: [
+            statistics.mean(map(int, flags))
+            for flags in zip(*(run[group] for run in runs), strict=True)
+        ]
+        for group in runs[0]
+    }
+
+
+def levers(result):
+    """Return one row per lever: paired differences as [difference, low, high], shares of 1.
+
+    A row is from the test where both sides were tested, else from validation, as its "split" says.
+    Validation has no phrases by hand (None); its "wide wording" stands for them.
+    """
+    from kit import scoring
+
+    rows = []
+    for text, changed, before in LEVERS:
+        sets = {split: grouped(result["chains"], split) for split in ("test", "validation")}
+        split = next((n for n in sets if changed in sets[n] and before in sets[n]), None)
+        if split is None:
+            continue
+        new, old = (means_of(sets[split][key]) for key in (changed, before))
+        differences = {
+            group: [round(float(x), 4) for x in scoring.paired_difference(old[group], new[group])]
+            for group in new
+        }
+        row = {"lever": text, "split": split}
+        row |= {group: differences.pop(group, None) for group in GROUPS} | differences
+        row["seeds"] = len(sets[split][changed])
+        row["seeds before"] = len(sets[split][before])
+        rows.append(row | {"cost": cost(result, changed, before)})
+    return rows
+
+
+def cost(result, changed, before):
+    """Return what a lever costs: ids of both SFT stages, and the base's training on one GPU."""
+    ids = {(chain["base"], chain["rows"]): sum(chain["ids"].values()) for chain in result["chains"]}
+    share = ids[changed] / ids[before] - 1
+    parts = [f"{share:+.0%} ids"] if ids[changed] != ids[before] else []
+    base = result["bases"][changed[0]]
+    if changed[0] != before[0] and "history" in base:
+        parts.append(f"one H100, {base['history'][-1]['seconds']:.0f} s")
+    if changed[1].endswith(QUESTIONS):
+        parts.append("another loss in lesson 03")
+    return ", ".join(parts) or "none"
+
+
+def merge(first, second):
+    """Return one result of a call of `measure` and a call of `count_rows` on its chosen base.
+
+    Wrong replies stay for seed 0 of the first and the last kind of chain only.
+    """
+    chosen = first["chosen"]["base"]
+    about = ("command", "date", "machine", "seconds", "events")
+    chains = [
+        *sorted(first["chains"], key=lambda chain: chain["seed"]),
+        *(chain | {"base": chosen} for chain in second["chains"]),
+    ]
+    misses = {(PRESENT, STANDARD), (chosen, second["validation"][0]["rows"])}
+    for chain in chains:
+        if (chain["base"], chain["rows"]) not in misses or chain["seed"]:
+            chain.pop("misses", None)
+    result = {
+        "calls": [{key: call[key] for key in about} for call in (first, second)],
+        "bases": first["bases"],
+        "chosen": first["chosen"],
+        "chains": chains,
+    }
+    result |= {split: table(chains, split) for split in ("validation", "test")}
+    return result | {"levers": levers(result)}
+
+
 def table(records, split):
     """Return one row per base and rows: rates by group, and differences to the present ones."""
     from kit import scoring
 
-    sets, lines = {}, []
-    for record in records:
-        if split in record:
-            sets.setdefault((record["base"], record["rows"]), []).append(record[split])
-    means = {
-        key: {
-            group: [
-                statistics.mean(map(int, flags))
-                for flags in zip(*(run[group] for run in runs), strict=True)
-            ]
-            for group in runs[0]
-        }
-        for key, runs in sets.items()
-    }
+    sets, lines = grouped(records, split), []
+    means = {key: means_of(runs) for key, runs in sets.items()}
     for (base, rows), groups in means.items():
         line = {"base": base, "rows": rows, "seeds": len(sets[base, rows]), "groups": {}}
         for group, rates in groups.items():
@@ -411,7 +550,13 @@ def main():
     parser.add_argument("--weights", type=Path, help="a new base: how many rows does it need?")
     parser.add_argument("--rows", default="changes wide", help="mix and wording for --weights")
     parser.add_argument("--counts", type=int, nargs="+", default=[9000], help="rows of chat.jsonl")
+    parser.add_argument("--merge", type=Path, nargs=2, help="two results, joined in OUT")
     options = parser.parse_args()
+    if options.merge:
+        calls = [json.loads(file.read_text(encoding="utf-8")) for file in options.merge]
+        text = json.dumps(merge(*calls), indent=1) + "\n"
+        (options.out / "levers.json").write_text(text, encoding="utf-8")
+        return show(options.out / "levers.json")
     if options.job:
         job = json.loads(options.job)
         return {"chain": chain, "test": test, "english": english}[job["stage"]](job)
@@ -607,6 +752,13 @@ def show(file):
         print(
             f"{name:16} {base.get('bits_per_byte', float('nan')):.3f} bits per byte of held-out text"
         )
+    for row in result.get("levers", ()):
+        cells = "  ".join(
+            "{} {:+.1%} [{:+.1%}, {:+.1%}]".format(group, *row[group])
+            for group in (*GROUPS, "wide wording")
+            if row.get(group)
+        )
+        print(f"{row['lever']} ({row['split']}, {row['seeds']} seeds, {row['cost']}): {cells}")
 
 
 if __name__ == "__main__":
