@@ -134,7 +134,7 @@ def pool(options):
     prompts = grpo.mixture(prompts, task, count, HOLD["rare_share"])
     begin = time.monotonic()
     samples = dpo.sample(
-        model, tokenizer, prompts, K, max_new_tokens=task.max_new_tokens, batch_size=2048
+        model, tokenizer, prompts, K, max_new_tokens=task.max_new_tokens, batch_size=1024
     )
     counts = [
         sum(grpo.judged(texts, prompt["right"], task))
@@ -338,8 +338,9 @@ def take_gpu(counter, count):
     """Give this worker process one of `count` GPUs."""
     with counter.get_lock():
         number, counter.value = counter.value, counter.value + 1
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
     if count:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % count)
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number % count]
 
 
 def gpus():
@@ -361,9 +362,10 @@ def main():
     old = json.loads(options.out.read_text()) if options.out.is_file() else {}
     context = multiprocessing.get_context("spawn")
     settings = (take_gpu, (context.Value("i", 0), gpus()))
-    with ProcessPoolExecutor(options.workers, context, *settings) as executor:
+    # A worker that ends gives back the GPU memory that its samples took.
+    one_task = {"max_tasks_per_child": 1}
+    with ProcessPoolExecutor(options.workers, context, *settings, **one_task) as executor:
         executor.submit(course).result()
-        groups = executor.submit(pool, options)
         base = executor.submit(hits, f"{CHAT}-pocket", options.tiny)
         todo = [
             (name, seed)
@@ -372,10 +374,11 @@ def main():
             if not options.only or name.startswith(tuple(options.only))
         ]
         waits = {name for name, _ in todo if JOBS[name][0].startswith(("own", "grpo teach"))}
+        groups = executor.submit(pool, options) if waits else None
         jobs = {
             executor.submit(job, *one, options.tiny): one for one in todo if one[0] not in waits
         }
-        groups = groups.result()
+        groups = groups.result() if groups else old.get("pool")
         jobs |= {executor.submit(job, *one, options.tiny): one for one in todo if one[0] in waits}
         record = {
             "date": datetime.date.today().isoformat(),
