@@ -109,6 +109,15 @@ SHAPES = {  # configs as published, weights at random
 CHECKED = 8  # rows whose loss and gradient each contender tells before it is timed; of pairs, those of a step
 
 
+
+def micro_batch_size(lengths, batch_size, tokens):
+    """Return the largest number of rows at once that divides a step and holds about `tokens` ids.
+
+    lengths: ids of each row. Accumulation makes up for fewer rows, so the steps stay the same.
+    """
+    most = max(1, int(tokens * len(lengths) / sum(lengths)))
+    return max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= most)
+
 def cuda():
     return torch.cuda.is_available()
 
@@ -128,15 +137,15 @@ def rows(shape, count, *, median, cap, trained=1.0, seed=0):
     """Rows of random ids with log-normal lengths: {input_ids, labels}; the last share `trained` of
     each is trained."""
     draw, vocabulary = random.Random(seed), SHAPES[shape]().vocab_size
-    found = []
+    examples = []
     for _ in range(count):
         length = min(cap, max(8, round(math.exp(draw.gauss(math.log(median), 0.9)))))
         ids, start = (
             [draw.randrange(3, vocabulary) for _ in range(length)],
             length - max(2, round(trained * length)),
         )
-        found.append({"input_ids": ids, "labels": [-100] * start + ids[start:]})
-    return found
+        examples.append({"input_ids": ids, "labels": [-100] * start + ids[start:]})
+    return examples
 
 
 def pairs(shape, count, *, median, cap, seed=0):
@@ -149,18 +158,18 @@ def pairs(shape, count, *, median, cap, seed=0):
     ]
 
 
-def faster(found, layers):
+def faster(policy, layers):
     """What kit.models.load does to a model, and layers as they are, fused by Liger, or compiled."""
-    patches.narrow_states(found)
-    attention.use(found)
+    patches.narrow_states(policy)
+    attention.use(policy)
     if "fused" in layers:
-        patches.fuse_layers(found)
+        patches.fuse_layers(policy)
     if (
         "compiled" in layers
     ):  # not the whole model, whose embedding and head change with each batch's documents
-        for layer in found.base_model.layers:
+        for layer in policy.base_model.layers:
             layer.compile(dynamic=True)
-    return found
+    return policy
 
 
 class Clock(transformers.TrainerCallback):
@@ -176,8 +185,8 @@ class Clock(transformers.TrainerCallback):
             trainer.get_batch_samples,
         )
 
-        def taken(*given):
-            batches = samples(*given)
+        def taken(*args):
+            batches = samples(*args)
             self.now = sum(map(real_ids, batches[0]))
             return batches
 
@@ -221,8 +230,8 @@ def real_ids(batch):
 def allocations():
     """How often torch asked the driver for memory, and how often it gave back all it had kept to
     ask again."""
-    found = torch.cuda.memory_stats() if cuda() else {}
-    return found.get("num_device_alloc", 0), found.get("num_alloc_retries", 0)
+    stats = torch.cuda.memory_stats() if cuda() else {}
+    return stats.get("num_device_alloc", 0), stats.get("num_alloc_retries", 0)
 
 
 def done(steps, spec):
@@ -289,12 +298,12 @@ def sft_trainer(spec, folder, data, batch):
         from peft import LoraConfig
 
         lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    given = common(folder, spec["warm"])
+    shared = common(folder, spec["warm"])
     if way == "TRL defaults":
         policy, config = (
             model(shape),
             SFTConfig(
-                **given,
+                **shared,
                 max_length=spec["cap"],
                 dataset_kwargs={"skip_prepare_dataset": True},
                 use_cpu=not cuda(),
@@ -305,7 +314,7 @@ def sft_trainer(spec, folder, data, batch):
         if "flex" in way:
             policy.set_attn_implementation("flex_attention")
         config = SFTConfig(
-            **given,
+            **shared,
             max_length=spec["cap"],
             packing=True,
             gradient_checkpointing=False,
@@ -332,13 +341,13 @@ def sft_trainer(spec, folder, data, batch):
         micro = (
             batch
             if spec["task"] == "fit"
-            else speed.micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
+            else micro_batch_size(spec["lengths"], batch, tokens=spec["ids"])
         )
         hardware = kit_sft.hardware(SimpleNamespace(batch_size=batch, micro_batch_size=micro)) | (
             {"bf16": True} if way.endswith("bf16") else {}
         )
         config = SFTConfig(
-            **hardware | given,
+            **hardware | shared,
             **ours(way),
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
@@ -349,18 +358,18 @@ def sft_trainer(spec, folder, data, batch):
 
 
 def sft(spec):
-    made = rows(
+    examples = rows(
         spec["shape"], spec["rows"], median=spec["median"], cap=spec["cap"], trained=spec["trained"]
     )
-    spec["lengths"] = [len(row["input_ids"]) for row in made]
+    spec["lengths"] = [len(row["input_ids"]) for row in examples]
     order = (
-        kit_sft.by_length(spec["lengths"], spec["batch"], 0) if spec["sorted"] else range(len(made))
+        kit_sft.by_length(spec["lengths"], spec["batch"], 0) if spec["sorted"] else range(len(examples))
     )
     data = kit_sft.dataset(
-        {key: [made[i][key] for i in order] for key in made[0]}, f"speed {spec['shape']}"
+        {key: [examples[i][key] for i in order] for key in examples[0]}, f"speed {spec['shape']}"
     )
     if spec["way"].startswith("raw"):
-        return raw(spec, [made[i] for i in order], made[:CHECKED])
+        return raw(spec, [examples[i] for i in order], examples[:CHECKED])
     with tempfile.TemporaryDirectory() as folder:
         trainer = sft_trainer(spec, folder, data, spec["batch"])
         if spec["task"] == "fit":
@@ -371,7 +380,7 @@ def sft(spec):
             forget_peak()
         if spec["task"] == "profile":
             return profiles.of_trainer(trainer, Clock(trainer, spec | {"steps": 4}))
-        return trained(trainer, spec, made[:CHECKED])
+        return trained(trainer, spec, examples[:CHECKED])
 
 
 def forget_peak():
@@ -413,7 +422,7 @@ def trained(trainer, spec, first):
     }
 
 
-def raw(spec, made, first):
+def raw(spec, examples, first):
     """The loop without a trainer: "raw" pads and scores the trained ids; "raw, packed" has our
     attention and head."""
     from transformers import get_cosine_schedule_with_warmup
@@ -460,16 +469,16 @@ def raw(spec, made, first):
     policy.zero_grad(set_to_none=True)
     size, micro = (
         spec["batch"],
-        speed.micro_batch_size(spec["lengths"], spec["batch"], tokens=spec["ids"]),
+        micro_batch_size(spec["lengths"], spec["batch"], tokens=spec["ids"]),
     )
     if spec["task"] == "profile":
         return profiles.of_work(
-            lambda: backward(made[:micro], count(made[:micro])),
-            sum(len(row["input_ids"]) for row in made[:micro]),
+            lambda: backward(examples[:micro], count(examples[:micro])),
+            sum(len(row["input_ids"]) for row in examples[:micro]),
         )
     steps, at = [], 0
     while not done(steps, spec):
-        step = [made[(at + i) % len(made)] for i in range(size)]
+        step = [examples[(at + i) % len(examples)] for i in range(size)]
         for part in range(0, size, micro):
             backward(step[part : part + micro], count(step))
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -501,7 +510,7 @@ class PairTrainer(DPOTrainer):
     """DPOTrainer on rows that are ids already; notes what asking the reference for all of them
     costs."""
 
-    asked = 0.0  # seconds a pair
+    reference_s = 0.0  # seconds a pair
 
     def _prepare_dataset(self, dataset, *args):
         return dataset
@@ -509,26 +518,26 @@ class PairTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset, *args):
         sync()
         begun = time.perf_counter()
-        found = super()._precompute_ref_logps(dataset, *args)
+        result = super()._precompute_ref_logps(dataset, *args)
         sync()
-        self.asked = (time.perf_counter() - begun) / len(dataset)
-        return found
+        self.reference_s = (time.perf_counter() - begun) / len(dataset)
+        return result
 
 
 def dpo(spec):
-    made = pairs(spec["shape"], spec["rows"], median=spec["median"], cap=spec["cap"])
+    examples = pairs(spec["shape"], spec["rows"], median=spec["median"], cap=spec["cap"])
     data, way = (
-        kit_sft.dataset({key: [row[key] for row in made] for key in made[0]}, "speed pairs"),
+        kit_sft.dataset({key: [row[key] for row in examples] for key in examples[0]}, "speed pairs"),
         spec["way"],
     )
     policy, reference = model(spec["shape"]), model(spec["shape"])
     with tempfile.TemporaryDirectory() as folder:
-        given = common(folder, spec["warm"])
+        shared = common(folder, spec["warm"])
         if way == "TRL defaults":
-            config = DPOConfig(**given, max_length=None, use_cpu=not cuda())
+            config = DPOConfig(**shared, max_length=None, use_cpu=not cuda())
         elif way == "TRL documented":
             config = DPOConfig(
-                **given,
+                **shared,
                 max_length=None,
                 use_cpu=not cuda(),
                 precompute_ref_log_probs=True,
@@ -542,15 +551,15 @@ def dpo(spec):
                 faster(each, way)
             lengths = [
                 2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"])
-                for p in made
+                for p in examples
             ]
-            micro = speed.micro_batch_size(lengths, spec["batch"], tokens=spec["ids"])
+            micro = micro_batch_size(lengths, spec["batch"], tokens=spec["ids"])
             fitting = kit_sft.hardware(
                 SimpleNamespace(batch_size=spec["batch"], micro_batch_size=micro)
             )
             config = DPOConfig(
-                **given,
-                **{key: value for key, value in fitting.items() if key not in given},
+                **shared,
+                **{key: value for key, value in fitting.items() if key not in shared},
                 **ours(way),
                 max_length=None,
                 precompute_ref_log_probs=True,
@@ -563,26 +572,26 @@ def dpo(spec):
                 speed.fit(trainer)
                 forget_peak()
         first = [trainer.train_dataset[i] for i in range(spec["batch"])]
-        found = trained(trainer, spec, first)
+        record = trained(trainer, spec, first)
     size = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps
-    alone = found.pop("steps_per_s") * size
+    alone = record.pop("steps_per_s") * size
     return {
-        **found,
-        "pairs_per_s": round(1 / (1 / alone + trainer.asked), 2),
+        **record,
+        "pairs_per_s": round(1 / (1 / alone + trainer.reference_s), 2),
         "step_pairs_per_s": round(alone, 2),
     }
 
 
 def fitted(trainer):
     """What kit.speed.fit makes of all rows at once, and one step of it."""
-    said = io.StringIO()
+    output = io.StringIO()
     trainer.args.max_steps = 1
-    with contextlib.redirect_stdout(said):
+    with contextlib.redirect_stdout(output):
         speed.fit(trainer)
         trainer.train()
-    told = [line for line in said.getvalue().splitlines() if "fit" in line]
+    sentences = [line for line in output.getvalue().splitlines() if "fit" in line]
     return {
-        "said": " ".join(told),
+        "said": " ".join(sentences),
         "rows_at_once": trainer.args.per_device_train_batch_size,
         "times": trainer.args.gradient_accumulation_steps,
     }
@@ -591,15 +600,15 @@ def fitted(trainer):
 def agree(spec):
     """Furthest logits and relative distance of all gradients from float32, one document at a time:
     ours and SDPA's."""
-    made = rows(spec["shape"], 6, median=spec["median"], cap=spec["cap"] // 4, seed=5)
+    examples = rows(spec["shape"], 6, median=spec["median"], cap=spec["cap"] // 4, seed=5)
     collate = transformers.DataCollatorForSeq2Seq(tokenizer())
     batch = {
         key: value.to("cuda" if cuda() else "cpu")
-        for key, value in collate(made, return_tensors="pt").items()
+        for key, value in collate(examples, return_tensors="pt").items()
     }
     labels, mask = batch.pop("labels"), batch["attention_mask"].bool()
     dtype = torch.bfloat16 if cuda() else torch.float32
-    found, texts, prompts = {}, {}, batch["input_ids"][:2, :8]
+    outputs, texts, prompts = {}, {}, batch["input_ids"][:2, :8]
     for name, ready, kind in (
         ("float32", lambda m: m, torch.float32),
         ("sdpa", lambda m: m, dtype),
@@ -612,7 +621,7 @@ def agree(spec):
         torch.nn.functional.cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
         ).backward()
-        found[name] = (
+        outputs[name] = (
             logits.detach().float()[mask],
             torch.cat([p.grad.flatten() for p in policy.parameters()]),
         )
@@ -625,10 +634,10 @@ def agree(spec):
         .float()
         .mean()
     )
-    exact = found.pop("float32")
+    exact = outputs.pop("float32")
     return {"fused answers": same} | {
         f"{name} {what}": float(far)
-        for name, (logits, gradient) in found.items()
+        for name, (logits, gradient) in outputs.items()
         for what, far in (
             ("logits", (logits - exact[0]).abs().max()),
             ("gradient", (gradient - exact[1]).norm() / exact[1].norm()),
@@ -672,7 +681,7 @@ def answer(spec):
     if "segments" in spec["way"]:
         torch.cuda.memory._set_allocator_settings("expandable_segments:True")
     try:
-        found = {
+        record = {
             "ceiling": ceiling,
             "sft": sft,
             "lora": sft,
@@ -682,13 +691,13 @@ def answer(spec):
             "profile": sft,
         }[spec["task"]](spec)
     except Exception as error:
-        found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        record = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     peak = (
         torch.cuda.max_memory_allocated()
         if cuda()
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
-    return {**found, "peak_gb": round(peak / 1e9, 2)}
+    return {**record, "peak_gb": round(peak / 1e9, 2)}
 
 
 def hardware():

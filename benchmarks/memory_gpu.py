@@ -442,8 +442,8 @@ def main():
         )
         with open(options.out, "a", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in row)
-    found = {row["setting"]: row for row in map(json.loads, options.out.read_text().splitlines())}
-    rows = [found[name] for name in SETTINGS if name in found]
+    by_name = {row["setting"]: row for row in map(json.loads, options.out.read_text().splitlines())}
+    rows = [by_name[name] for name in SETTINGS if name in by_name]
     options.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(table(rows))
 

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 KINDS = {  # the first pattern that a kernel's name matches
+    "communication": "nccl",
     "norm, rotary, gate (Liger)": "rms_norm|_rope|swiglu|geglu",
     "attention": "flash|fmha|varlen",
     "head's scores (TRL)": "^_(forward|backward)_kernel",
@@ -63,24 +64,24 @@ def of_work(work, ids, repeats=3):
         work()
     sync()
     wall = (time.perf_counter() - begun) / repeats
-    with profiler() as seen:
+    with profiler() as profile:
         work()
         sync()
-    return summary(seen, 1, wall, ids)
+    return summary(profile, 1, wall, ids)
 
 
 class Window(TrainerCallback):
     """Profiles `count` steps after `first` of them, and ends the training."""
 
     def __init__(self, first, count):
-        self.first, self.last, self.seen = first, first + count, profiler()
+        self.first, self.last, self.profile = first, first + count, profiler()
 
     def on_step_end(self, args, state, control, **kwargs):
         sync()
         if state.global_step == self.first:
-            self.seen.start()
+            self.profile.start()
         if state.global_step == self.last:
-            self.seen.stop()
+            self.profile.stop()
         control.should_training_stop = state.global_step >= self.last  # whatever the clock says
 
 
@@ -106,9 +107,9 @@ class Phases(TrainerCallback):
     def timed(self, call, name):
         def inner(*args, **kwargs):
             self.begin()
-            found = call(*args, **kwargs)
+            result = call(*args, **kwargs)
             self.end(name)
-            return found
+            return result
 
         return inner
 
@@ -151,7 +152,7 @@ def of_trainer(trainer, clock, count=2):
         **timed,
         "rows_at_once": trainer.args.per_device_train_batch_size,
         "phases_ms": phases.spent,
-        **summary(window.seen, count, 1 / timed["steps_per_s"], timed["step_ids"]),
+        **summary(window.profile, count, 1 / timed["steps_per_s"], timed["step_ids"]),
     }
 
 
@@ -165,19 +166,35 @@ def kind_of(name):
 def gaps(kernels):
     """(seconds in which no kernel ran, those in gaps longer than LONG, the five longest with their
     neighbours)."""
-    end, before, found = None, "", []
+    end, before, spaces = None, "", []
     for start, stop, name in sorted(kernels):
         if end is not None and start > end:
-            found.append((start - end, before, name))
+            spaces.append((start - end, before, name))
         if end is None or stop > end:
             end, before = stop, name
     longest = [
-        [round(1e3 * size, 2), a[:50], b[:50]] for size, a, b in sorted(found, reverse=True)[:5]
+        [round(1e3 * size, 2), a[:50], b[:50]] for size, a, b in sorted(spaces, reverse=True)[:5]
     ]
-    return sum(size for size, *_ in found), sum(size for size, *_ in found if size > LONG), longest
+    return sum(size for size, *_ in spaces), sum(size for size, *_ in spaces if size > LONG), longest
 
 
-def summary(seen, steps, wall, ids):
+def alone(kernels, pattern):
+    """Return (seconds in which a kernel of the pattern runs, those in which no other one runs)."""
+    edges = []
+    for start, stop, name in kernels:
+        matches = bool(re.search(pattern, name, re.IGNORECASE))
+        edges += [(start, matches, 1), (stop, matches, -1)]
+    running, before, spent, by_itself = {True: 0, False: 0}, 0.0, 0.0, 0.0
+    for at, matches, change in sorted(edges):
+        if running[True]:
+            spent += at - before
+            by_itself += (at - before) * (not running[False])
+        running[matches] += change
+        before = at
+    return spent, by_itself
+
+
+def summary(profile, steps, wall, ids):
     """All times are milliseconds of one step, `wall` (seconds) is a step's without the profiler.
 
     owners: name: [on the GPU with all that it calls, on the CPU by itself, calls].
@@ -185,7 +202,7 @@ def summary(seen, steps, wall, ids):
     where = "CUDA" if cuda() else "CPU"
     kernels = [
         (e.time_range.start / 1e6, e.time_range.end / 1e6, e.name)
-        for e in seen.events()
+        for e in profile.events()
         if str(e.device_type).endswith(where)
     ]
     if cuda():  # a range of the CPU is drawn on the GPU as well
@@ -197,7 +214,7 @@ def summary(seen, steps, wall, ids):
         top[name] = spent + stop - start, count + 1
     idle, waiting, longest = gaps(kernels)
     owners = {}
-    for event in seen.key_averages():
+    for event in profile.key_averages():
         for owner in OWNERS:
             if owner in event.key and not str(event.device_type).endswith("CUDA"):
                 owners[event.key[:70]] = [
@@ -206,6 +223,8 @@ def summary(seen, steps, wall, ids):
                     event.count // steps,
                 ]
                 break
+    communication, by_itself = alone(kernels, KINDS["communication"])
+    busiest = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)[:12]
     ordered = sorted(top.items(), key=lambda item: -item[1][0])[:24]
     return {
         "ids": ids,
@@ -217,6 +236,16 @@ def summary(seen, steps, wall, ids):
         },
         "idle_ms": round(1e3 * idle / steps, 1),
         "idle_in_long_gaps_ms": round(1e3 * waiting / steps, 1),
+        "communication_ms": round(1e3 * communication / steps, 1),
+        "communication_alone_ms": round(1e3 * by_itself / steps, 1),
+        "cpu": {
+            event.key[:70]: [
+                round(event.device_time_total / 1e3 / steps, 2),
+                round(event.self_cpu_time_total / 1e3 / steps, 2),
+                event.count // steps,
+            ]
+            for event in busiest
+        },
         "launches": len(kernels) // steps,
         "longest_gaps": longest,
         "owners": owners,

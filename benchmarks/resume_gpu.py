@@ -246,7 +246,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         os.environ["KIT_RUNS"] = folder
         with ThreadPoolExecutor() as pool:
-            rows = [row for found in pool.map(measured, KINDS) for row in found]
+            rows = [row for results in pool.map(measured, KINDS) for row in results]
     signal.alarm(0)
     if not rows:
         sys.exit(1)

@@ -1,32 +1,31 @@
-"""How training scales over the GPUs of one host: equal losses, tokens/s, memory of an 8B step,
-failures.
+"""How training scales over the GPUs of one host: variants of DDP and FSDP2 against single GPUs.
 
-    python benchmarks/scaling.py --out scaling.json [--minutes 9] [--only losses,kill,kernel,speed,memory] [--gpus 1,8]
-    python benchmarks/scaling.py --out toy.json --toy          the same jobs with two CPU processes and toy shapes
+    python -m benchmarks.scaling --out scaling.json [--gpus 4] [--variants "ddp,fsdp2 local"]
+    python -m benchmarks.scaling --out tiny.json --tiny    two CPU processes and a tiny model
+    python -m benchmarks.scaling --out course.json --course    losses of the course's scripts
+    python -m benchmarks.scaling --out memory.json --memory    peaks of 8B under FSDP2, and the plan
 
-Each job is a process of its own with a limit; its results are written to --out as they come. A
-second call with the same --out does what is missing or failed, so the jobs may be spread over
-several calls. Jobs that time nothing run at once, and so do the two shapes on one GPU each. The
-table is printed last.
+One GPU alone trains the rows that GPU 0 has among the others, so a share of 100% is as fast as all
+GPUs alone. Another process trains whole steps on one GPU, for the losses. Then one start per
+strategy measures its variants, one after the other: steps to warm up, two timed repeats, one step
+with its phases apart, and for the variants of --profile one under torch's profiler. A result is
+written as soon as it exists. The table is printed last.
 """
 
 import argparse
 import contextlib
 import datetime
+import faulthandler
+import functools
 import gc
 import json
 import math
 import os
-import platform
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
-import threading
 import time
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,622 +35,479 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from kit import launch, runs
 from kit.errors import KitError
 
-PROJECT = Path(__file__).parents[1]
-SHAPES = {  # hidden, layers, inner, heads, kv heads, tied, vocabulary
-    "0.6B": (1024, 28, 3072, 16, 8, True, 151_936),
-    "1.7B": (2048, 28, 6144, 16, 8, True, 151_936),
-    "8B": (4096, 36, 12288, 32, 8, False, 151_936),
-    "toy": (64, 2, 128, 4, 2, True, 512),
-    "toy2": (64, 3, 128, 4, 2, False, 512),
+SHAPES = {  # name: (name in kit.memory.SHAPES, changes of its config)
+    "0.6B": ("Qwen3-0.6B", {}),
+    "1.7B": ("Qwen3-0.6B", {"hidden_size": 2048, "intermediate_size": 6144}),
+    "8B": ("Qwen3-8B", {}),
+    "tiny": ("Qwen3-0.6B", {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+                            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+                            "vocab_size": 512}),
 }
-# Rows at once in one process, micro batches a step: fewer ids do not fill an H100, whose CPU then
-# decides the speed.
-MICRO = {"0.6B": (80, 1), "1.7B": (32, 2)}
-BATCHES = 16  # steps of an epoch: the first warms up and meets all lengths, the second is timed
-MEDIAN, SPREAD, LONGEST, MEMORY_IDS = (
-    270,
-    0.9,
-    1024,
-    2048,
-)  # ids of a row, log-normal; ids of a row of "memory"
-MEMORY_STEPS = 4
-ROWS = {"sft_chat": 9000, "dpo": 1500}  # in the course's data
-LOSS_STEPS, KILL_AFTER, KILL_STEPS = 8, 5, 40
-KINDS = ("losses", "kill", "kernel", "speed", "memory")
-GOALS = {"ddp": 0.92, "fsdp2": 0.85}  # efficiency at 8 GPUs
-SENTENCE = 400  # characters of what a killed run tells
+# Rows at once in one process, micro batches per step. Fewer ids do not fill an H100.
+MICRO = {"0.6B": (80, 1), "1.7B": (32, 2), "tiny": (4, 2)}
+BUCKETS = {"bucket_cap_mb": 400, "gradient_as_bucket_view": True}
+VARIANTS = {
+    "ddp": {},
+    "ddp buckets": {"ddp": BUCKETS},
+    "ddp segments": {"ddp": BUCKETS, "segments": True},  # memory grows instead of in new blocks
+    "ddp bf16": {"ddp": BUCKETS, "hook": True},  # gradients are summed in bfloat16; GPUs only
+    "fsdp2": {},
+    "fsdp2 keep": {"local": True, "keep": True},  # a layer stays gathered until its backward pass
+    "fsdp2 exact": {"local": True, "exact": True},  # float32 weights under autocast, as in DDP
+    "fsdp2 prefetch": {"local": True, "prefetch": 2},
+    "fsdp2 exact keep": {"local": True, "exact": True, "keep": True},
+    "fsdp2 segments": {"local": True, "keep": True, "segments": True},
+    "fsdp2 local": {"local": True},  # clipping and AdamW on the local parts, without DTensor
+    "fsdp2 bf16": {"local": True, "keep": True, "reduce": "bfloat16"},
+}
+DEFAULT = [name for name in VARIANTS if name not in ("fsdp2 segments", "fsdp2 local", "fsdp2 bf16")]
+WARM, TIMED, REPEATS = 2, 4, 2  # steps, steps, repeats
+LOSS_STEPS, COURSE_STEPS = 6, 8
+MEDIAN, SPREAD, LONGEST = 270, 0.9, 1024  # ids of a row, log-normal
+MEMORY_IDS, MEMORY_STEPS = 2048, 4
+JOB_SECONDS = 90  # a measurement that takes longer hangs
 
 
-def jobs(options):
-    """[kind, seconds it may take, arguments, the one GPU it sees or None, its wave]; jobs of a wave
-    run at once."""
-    most, toy = options.gpus[-1], options.toy
-    shapes = ["toy", "toy2"] if toy else ["0.6B", "1.7B"]
-    listed = []
-    for script in ("sft_chat", "dpo"):
-        # One process in micro batches of N's size differs from N by the sums alone; in one batch,
-        # also by its kernels.
-        listed += [("losses", 200, [script, "ddp", 1, 32], None, "losses")]
-        listed += [
-            ("losses", 200, [script, "ddp", 1, 32 // n], n - 1, "losses")
-            for n in options.gpus
-            if n > 1
-        ]
-        listed += [
-            ("losses", 200, [script, strategy, n, 32 // n], None, "losses")
-            for n in options.gpus
-            if n > 1
-            for strategy in ("ddp", "fsdp2")
-        ]
-    if most > 1:
-        listed += [
-            ("kill", 240, [most], None, "failures"),
-            ("kernel", 200, [most], None, "failures"),
-        ]
-    if 1 in options.gpus:
-        listed += [
-            ("speed", 150, [shape, "ddp", 1], at % most, "speed 1")
-            for at, shape in enumerate(shapes)
-        ]
-    for n in [most, *options.gpus[:-1]] if most > 1 else []:
-        listed += [
-            ("speed", 150, [",".join(shapes), strategy, n], None, f"speed {n} {strategy}")
-            for strategy in ("ddp", "fsdp2")
-            if n > 1
-        ]
-    if most > 1:
-        large = "toy" if toy else "8B"
-        listed += [
-            ("memory", 200, [f"{large} checkpointed,{large}", "fsdp2", most], None, "memory")
-        ]
-    return [job for kind in options.only for job in listed if job[0] == kind]
-
-
-def settings(run, script, micro, steps=LOSS_STEPS):
-    """The lesson's script from the base model, 32 rows a step, `micro` of them at once in a
-    process."""
-    return {
-        "start": "",
-        "run": run,
-        "warmup_steps": 0,
-        "batch_size": 32,
-        "micro_batch_size": micro,
-        "epochs": steps / math.ceil(ROWS[script] / 32),
-        "save_steps": 4,
-    }
-
-
-def losses(script, strategy, n, micro):
-    """Losses of n processes, a step of 32 rows each."""
-    name = f"{script}-{strategy}-{n}-{micro}"
-    launch.run(script, n, strategy=strategy, **settings(name, script, micro))
-    told = json.loads((runs.root() / f"{name}-pocket" / "run.json").read_text())
-    assert told["world_size"] == n
-    return {"losses": loss_of(name)}
-
-
-def loss_of(name):
-    found = [row["loss"] for row in runs.metrics(f"{name}-pocket")]
-    assert len(found) == LOSS_STEPS, found
-    return found
-
-
-def speed(shapes, strategy, n):
-    """For each shape real tokens a second over all processes, and the peak of the fullest GPU; a
-    file each."""
-    launch.run(
-        __file__,
-        n,
-        strategy=strategy,
-        child=shapes,
-        result=str(parts("speed", shapes, strategy, n)),
-    )
-
-
-def memory(shapes, strategy, n):
-    """Full fine-tuning steps, a row of 2,048 ids in each process; beside the peak what the planner
-    says."""
-    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
-    result = str(parts("memory", shapes, strategy, n))
-    launch.run(__file__, n, strategy=strategy, child=shapes, result=result, full=True)
-
-
-def parts(*job):
-    """Folder of the results of one start with several shapes."""
-    return runs.root() / "parts" / "-".join(map(str, job)).replace(",", "+").replace(" ", "_")
-
-
-def kernel(n):
-    """notebook_launcher by a cell of a real kernel, or where there is none of a plain process, on
-    all GPUs."""
-    code = textwrap.dedent(f"""
-        import runpy
-        from kit import launch, runs
-
-        lesson = runpy.run_path(str(launch.SCRIPTS / "sft_chat.py"))
-
-        def train(params):
-            run = lesson["start_run"](params)
-            lesson["train"](params, run)
-            return run.facts["world_size"]
-
-        params = lesson["Params"](**{settings(f"kernel-{n}", "sft_chat", 32 // n)!r})
-        print(launch.notebook(train, {n}, params), "processes")
-    """)
-    try:
-        import nbformat
-        from ipykernel import __version__
-        from nbclient import NotebookClient
-
-        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-        NotebookClient(book, timeout=180).execute()
-        told, by = (
-            "".join(output.get("text", "") for output in book.cells[0].outputs),
-            f"ipykernel {__version__}",
-        )
-    except ImportError as error:
-        file = parts("kernel").with_suffix(".py")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(code)
-        done = subprocess.run([sys.executable, file], capture_output=True, text=True, check=False)
-        told, by = done.stdout + done.stderr, f"a plain process, no kernel ({error})"
-    assert f"{n} processes" in told, told[-3000:]
-    return {"losses": loss_of(f"kernel-{n}"), "by": by}
-
-
-def kill(n):
-    """Kill the last process in the middle: what is told, how soon the others end, and that the run
-    goes on."""
-    import psutil
-
-    shutil.rmtree(runs.root() / "kill-pocket", ignore_errors=True)  # of an earlier call
-    asked, killed = settings("kill", "sft_chat", 32 // n, steps=KILL_STEPS), []
-
-    def when_it_trains():
-        path = runs.root() / "kill-pocket" / "metrics.jsonl"
-        while not path.is_file() or len(path.read_text().splitlines()) < KILL_AFTER:
-            time.sleep(0.02)
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if child.environ().get("RANK") == str(n - 1) and not killed:
-                    killed.append(time.monotonic())
-                    child.kill()
-
-    threading.Thread(target=when_it_trains, daemon=True).start()
-    try:
-        launch.run("sft_chat", n, **asked)
-        raise AssertionError("the run went through, nothing was killed")
-    except KitError as error:
-        told, seconds = f"{type(error).__name__}: {error}"[:SENTENCE], time.monotonic() - killed[0]
-    before, lines = len(runs.metrics("kill-pocket")), []
-    launch.run("sft_chat", n, echo=lines.append, **asked)
-    resumed = [line for line in lines if line.startswith("resuming from")]
-    assert resumed and len(runs.metrics("kill-pocket")) == KILL_STEPS
-    return {
-        "told": told,
-        "ended_after_s": round(seconds, 1),
-        "steps_before": before,
-        "resumed": resumed[0],
-        "steps": KILL_STEPS,
-    }
-
-
-def config(shape):
-    from transformers import Qwen3Config
-
-    hidden, layers, inner, heads, kv_heads, tied, vocabulary = SHAPES[shape]
-    return Qwen3Config(
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        intermediate_size=inner,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=16 if vocabulary == 512 else 128,
-        tie_word_embeddings=tied,
-        vocab_size=vocabulary,
-        max_position_embeddings=MEMORY_IDS,
-    )
-
-
-def rows(shape, count, longest=None):
-    """Random ids; a log-normal length, or the longest for the memory of a step."""
-    from kit import chat
-
-    draw, most = random.Random(0), 64 if shape.startswith("toy") else LONGEST
-    lengths = [
-        longest or min(most, max(8, int(draw.lognormvariate(math.log(MEDIAN), SPREAD))))
-        for _ in range(count)
-    ]
-    ids = [[draw.randrange(SHAPES[shape][-1]) for _ in range(length)] for length in lengths]
-    return [chat.Encoded(row, [1] * len(row)) for row in ids]
-
-
-def child(shapes, result, full):
-    """One of the processes: train each shape, one after the other; process 0 writes a file for
-    each."""
+def train_all(spec):
+    """Measure the jobs of one start, one after the other; process 0 writes a file for each."""
     import torch
 
-    Path(result).mkdir(parents=True, exist_ok=True)
-    for name in shapes.split(","):
-        began, gpu = time.perf_counter(), torch.cuda.is_available()
-        before = torch.cuda.memory_allocated() / 1e9 if gpu else 0.0  # of the shape before it
-        try:
-            told = {"result": full_step(name) if full else timed(name)}
-        except torch.OutOfMemoryError as error:
-            told = {"error": f"OutOfMemoryError: {error}"[:600]}
-        told |= {"seconds": round(time.perf_counter() - began, 1), "before_gb": before}
-        if os.environ.get("RANK", "0") == "0":
-            partial = Path(result, f"{name}.partial")
-            partial.write_text(json.dumps(told))
-            partial.rename(Path(result, f"{name}.json"))
-        if "error" in told:
-            break  # the other processes may wait in a step
+    from kit import models
+    from kit.engine import distributed
+
+    distributed.join(cpu=models.device() == "cpu")
+    for variant, shape in spec["jobs"]:
+        if distributed.from_first(time.time() > spec["until"]):
+            break
+        faulthandler.dump_traceback_later(JOB_SECONDS, exit=True)
+        begin = time.perf_counter()
+        with open_variant(VARIANTS.get(variant, {})):
+            record = (memory if spec["kind"] == "memory" else measure)(shape, variant, spec)
+        record["seconds"] = round(time.perf_counter() - begin, 1)
+        if distributed.is_first():
+            file = Path(spec["folder"], f"{spec['kind']} {variant} {shape}.json")
+            file.with_suffix(".part").write_text(json.dumps(record))
+            file.with_suffix(".part").rename(file)
+            print(file.stem, record["seconds"], "s", flush=True)
         gc.collect()
-        if gpu:
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    faulthandler.cancel_dump_traceback_later()
 
 
-def made(shape):
-    """The model with random weights in float32, made where it trains; whether that is a GPU."""
+def model_of(shape, fused=True):
+    """Return the model with random float32 weights; if `fused`, as kit.models.load prepares it."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    from benchmarks import common
     from kit import models
+    from kit.engine import attention, patches
 
+    name, changes = SHAPES[shape]
+    config = common.config(name, max_position_embeddings=MEMORY_IDS, **changes)
     where, local = models.device(), int(os.environ.get("LOCAL_RANK", "0"))
     with torch.device(torch.device(where, local) if where == "cuda" else "cpu"):
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config(shape), dtype=torch.float32), where == "cuda"
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if fused:
+        patches.narrow_states(model)
+        attention.use(model)
+        if where == "cuda":
+            patches.fuse_layers(model)
+    return model
 
 
-def timed(shape):
-    """The second of two epochs of BATCHES steps, each micro batch packed, with Liger's layers where
-    they are."""
-    from kit import sft
-    from kit.engine import attention, patches
+def micro_batches(shape, gpus, steps):
+    """Return the micro batches of all steps, rows of random ids, in the order of kit.sft."""
+    import numpy as np
 
-    n = int(os.environ.get("WORLD_SIZE", "1"))
-    micro, accumulation = MICRO.get(shape, (4, 2))
-    batch = micro * accumulation * n
-    model, gpu = made(shape)
-    patches.narrow_states(model)  # as models.load does
-    used = [attention.use(model).config._attn_implementation]
-    if gpu:
-        with contextlib.suppress(KitError):  # Liger may not be installed
-            used.append("fused " + type(patches.fuse_layers(model)).__name__)
-    steps = rows(
-        shape, batch * BATCHES
-    )  # packed, batches of any rows are full; each is dealt to the processes
-    steps = [
-        steps[at + i]
-        for at in range(0, len(steps), batch)
-        for i in sft.by_length([len(row.input_ids) for row in steps[at : at + batch]], batch, 0)
-    ]
-    data = sft.dataset(
-        {"input_ids": [row.input_ids for row in steps], "labels": [row.labels for row in steps]},
-        f"{shape} {batch}",
-    )
-    trainer, clock = trainer_of(
-        model,
-        data,
-        2 * BATCHES,
-        sft.hardware(SimpleNamespace(batch_size=batch, micro_batch_size=micro)),
-    )
-    trainer.train()
-    seconds, ids = clock.ends[-1] - clock.ends[BATCHES - 1], sum(map(len, data["input_ids"]))
-    return {
-        "tokens_per_s": ids / seconds,
-        "s_a_step": seconds / BATCHES,
-        "tokens": ids,
-        "rows_a_step": batch,
-        "micro_batch_size": micro,
-        "accumulation": accumulation,
-        "layers": used,
-        **facts(trainer),
-    }
-
-
-def full_step(name):
-    """Peak of steps after the first, of rows of equal length in plain layers, which are what the
-    planner describes."""
     from kit import memory as planner
     from kit import sft
 
-    shape, checkpointed = name.split()[0], name.endswith("checkpointed")
-    n, ids = int(os.environ.get("WORLD_SIZE", "1")), 64 if shape == "toy" else MEMORY_IDS
-    model, gpu = made(shape)
-    fitting = sft.hardware(SimpleNamespace(batch_size=n, micro_batch_size=1))
-    fitting[next(key for key in fitting if key.endswith("_checkpointing"))] = checkpointed
-    planned = planner.plan(
-        config(shape),
-        planner.Training(
-            1,
-            ids,
-            checkpointing=checkpointed,
-            strategy="fsdp2",
-            precision="autocast" if gpu else "fp32",
-            processes=n,
-        ),
-    )
-    data = sft.sft_dataset(rows(shape, n * MEMORY_STEPS, longest=ids), n)
-    trainer, clock = trainer_of(model, data, MEMORY_STEPS, fitting)
-    trainer.train()
-    seconds = (clock.ends[-1] - clock.ends[0]) / (MEMORY_STEPS - 1)
-    return {
-        "planned_gb": planned.peak / 1e9,
-        "planned_moment": planned.moment,
-        "ids": ids,
-        "s_a_step": seconds,
-        "parameters": planner.shape(config(shape)).parameters,
-        "tokens_per_s": n * ids / seconds,
-        **facts(trainer),
-    }
+    (name, changes), (micro, accumulation) = SHAPES[shape], MICRO[shape]
+    vocabulary = changes.get("vocab_size", planner.SHAPES[name].vocab)
+    draw, numbers = random.Random(0), np.random.default_rng(0)
+    most, batch, rows = 64 if shape == "tiny" else LONGEST, micro * accumulation * gpus, []
+    for _ in range(steps):
+        lengths = [min(most, max(8, int(draw.lognormvariate(math.log(MEDIAN), SPREAD))))
+                   for _ in range(batch)]
+        rows += [lengths[i] for i in sft.by_length(lengths, batch, 0)]
+    rows = [numbers.integers(0, vocabulary, length).tolist() for length in rows]
+    return [rows[at : at + micro] for at in range(0, len(rows), micro)]
 
 
-def trainer_of(model, data, steps, fitting):
-    """TRL's trainer as the lessons build it, and a callback with the time at which each step
-    ended."""
-    import torch
-    from transformers import AutoTokenizer, TrainerCallback
+def trainer_of(model, rows, steps, hardware, callbacks=()):
+    """Return TRL's trainer as the lessons build it."""
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from kit import models
+    from benchmarks import common
+    from kit import sft, speed
+
+    options = {"max_steps": steps, "save_strategy": "no", "learning_rate": 1e-5, "max_length": None,
+               "lr_scheduler_type": "constant",
+               "logging_steps": 1, "report_to": "none", "disable_tqdm": True,
+               "dataset_kwargs": {"skip_prepare_dataset": True}}
+    config = SFTConfig(**hardware | options, output_dir=tempfile.mkdtemp())
+    data = sft.dataset({"input_ids": rows, "labels": rows}, f"{len(rows)} {sum(map(len, rows))}")
+    trainer = SFTTrainer(model, config, train_dataset=data, callbacks=list(callbacks),
+                         processing_class=common.tokenizer())
+    trainer.remove_callback(PrinterCallback)
+    speed.arrays(trainer)
+    return trainer
+
+
+def clock(warm):
+    """Return a callback that notes the time at which each step ended, after all its kernels."""
+    import torch
+    from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
-        ends = ()
+        def __init__(self):
+            self.ends, self.retries = [], 0
 
         def on_step_end(self, args, state, control, **kwargs):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-                if state.global_step == 1:
-                    torch.cuda.reset_peak_memory_stats()  # loading holds whole weights, and the moments come at step 1
-            self.ends += (time.perf_counter(),)
+                if state.global_step == warm:
+                    torch.cuda.reset_peak_memory_stats()
+                    self.retries = -torch.cuda.memory_stats().get("num_alloc_retries", 0)
+                if state.global_step == warm + REPEATS * TIMED:
+                    self.retries += torch.cuda.memory_stats().get("num_alloc_retries", 0)
+            self.ends.append(time.perf_counter())
 
-    clock = Clock()
-    config = SFTConfig(
-        **fitting | {"max_steps": steps},
-        output_dir=tempfile.mkdtemp(),
-        save_strategy="no",
-        learning_rate=1e-5,
-        logging_steps=1,
-        report_to="none",
-        max_length=None,
-        disable_tqdm=True,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    return SFTTrainer(
-        model,
-        config,
-        train_dataset=data,
-        callbacks=[clock],
-        processing_class=AutoTokenizer.from_pretrained(models.POCKET),
-    ), clock
+    return Clock()
+
+
+def measure(shape, variant, spec):
+    """Return rates of the timed steps, phases of one step, losses and peak of one variant."""
+    from benchmarks import profiles
+    from kit import sft
+    from kit.engine import distributed
+
+    whole = spec["kind"] == "losses"
+    profiled = spec["kind"] == "speed" and f"{variant} {shape}" in spec["profile"]
+    steps = LOSS_STEPS if whole else WARM + REPEATS * TIMED + 1 + profiled
+    batches, processes = micro_batches(shape, spec["gpus"], steps), spec["processes"]
+    if not whole and processes == 1:
+        batches = batches[:: spec["gpus"]]
+    micro, accumulation = MICRO[shape]
+    batch = micro * accumulation * (spec["gpus"] if whole else processes)
+    hardware = sft.hardware(SimpleNamespace(batch_size=batch, micro_batch_size=micro))
+    ends = clock(WARM)
+    rows = [row for micro_batch in batches for row in micro_batch]
+    trainer = trainer_of(model_of(shape), rows, steps, hardware, [ends])
+    change(trainer, VARIANTS[variant])
+    if not whole:
+        phases = profiles.Phases(trainer, steps - 1 - profiled, 1)
+    if profiled:
+        window = profiles.Window(steps - 1, 1)
+        if distributed.is_first():
+            trainer.add_callback(window)
+    trainer.train()
+    record = facts(trainer)
+    if not whole:
+        ids = [sum(map(len, rows[at : at + batch])) for at in range(0, len(rows), batch)]
+        starts = [WARM + repeat * TIMED for repeat in range(REPEATS)]
+        seconds = [ends.ends[at + TIMED - 1] - ends.ends[at - 1] for at in starts]
+        record |= {"tokens": sum(sum(ids[at : at + TIMED]) for at in starts),
+                   "rates": [sum(ids[at : at + TIMED]) / spent
+                             for at, spent in zip(starts, seconds, strict=True)],
+                   "s_a_step": sum(seconds) / TIMED / REPEATS, "rows_a_step": batch,
+                   "retries": ends.retries, "phases_ms": phases.spent}
+        record["tokens_per_s"] = record["tokens"] / sum(seconds)
+    if profiled and distributed.is_first():
+        record["profile"] = profiles.summary(window.profile, 1, record["s_a_step"], ids[-1])
+    trainer.accelerator.free_memory()
+    return record
+
+
+def memory(shape, variant, spec):
+    """Return the peak of steps after the first, and the plan: equal rows in plain layers."""
+    from kit import memory as planner
+    from kit import models, sft
+
+    n, ids = spec["processes"], 64 if shape == "tiny" else MEMORY_IDS
+    checkpointed, model = variant.endswith("checkpointed"), model_of(shape, fused=False)
+    training = planner.Training(1, ids, checkpointing=checkpointed, strategy="fsdp2", processes=n,
+                                precision="autocast" if models.device() == "cuda" else "fp32")
+    plan = planner.plan(model.config, training)
+    hardware = sft.hardware(SimpleNamespace(batch_size=n, micro_batch_size=1))
+    hardware[next(key for key in hardware if key.endswith("_checkpointing"))] = checkpointed
+    rows = [[(i * j) % 512 for j in range(ids)] for i in range(n * MEMORY_STEPS)]
+    trainer = trainer_of(model, rows, MEMORY_STEPS, hardware, [clock(1)])
+    trainer.train()
+    record = facts(trainer) | {"planned_gb": plan.peak / 1e9, "planned_moment": plan.moment,
+                               "ids": ids}
+    trainer.accelerator.free_memory()
+    return record
 
 
 def facts(trainer):
-    """What every measurement tells: the peak of the fullest GPU, how the model is split, the
-    losses."""
+    """Return the peak of the fullest GPU, how the model is split, and the losses."""
     import torch
 
-    gpu = torch.cuda.is_available()
-    mine = (
-        [float(torch.cuda.max_memory_allocated()), float(torch.cuda.max_memory_reserved())]
-        if gpu
-        else [0.0, 0.0]
-    )
-    peaks = (
-        trainer.accelerator.gather(torch.tensor([mine], device=trainer.args.device))
-        .max(0)
-        .values.tolist()
-    )
-    split = str(trainer.accelerator.distributed_type).split(".")[-1]
-    return {
-        "peak_gb": peaks[0] / 1e9,
-        "reserved_gb": peaks[1] / 1e9,
-        "split": split,
-        "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
-    }
+    peak = float(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0.0
+    peaks = trainer.accelerator.gather(torch.tensor([peak], device=trainer.args.device))
+    return {"peak_gb": peaks.max().item() / 1e9,
+            "split": str(trainer.accelerator.distributed_type).split(".")[-1],
+            "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row]}
 
 
-def machine():
-    """Hardware and versions, as the first entry of the results."""
-    try:  # torch would take memory of the first GPU to tell its name
-        gpus = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError):
-        gpus = []
-    return {
-        "date": datetime.date.today().isoformat(),
-        "gpus": gpus,
-        "cores": os.cpu_count(),
-        "seed": 0,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "transformers", "trl", "accelerate")},
-    }
+@contextlib.contextmanager
+def open_variant(changes):
+    """Apply the changes of a variant that are made before its trainer exists."""
+    import torch
+    from accelerate.utils import DistributedDataParallelKwargs as Handler
 
+    to_kwargs, register, init_group = (Handler.to_kwargs, Handler.register_comm_hook,
+                                       torch.optim.Adam._init_group)
+    Handler.to_kwargs = lambda self: to_kwargs(self) | changes.get("ddp", {})
+    if changes.get("hook"):
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-def do(kind, seconds, arguments, card):
-    """One job in a process of its own, of which none is left when its time is over; its results,
-    one a shape."""
-    began, told = time.monotonic(), {}
-    environment = {
-        **os.environ,
-        **({"CUDA_VISIBLE_DEVICES": str(card)} if card is not None else {}),
-    }
-    process = subprocess.Popen(
-        [sys.executable, __file__, "--job", json.dumps([kind, arguments])],
-        text=True,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+        Handler.register_comm_hook = lambda self, model: model.register_comm_hook(
+            None, bf16_compress_hook)
+    if changes.get("local"):
+        torch.optim.Adam._init_group = local_parts(init_group)
+    segments = torch.cuda.is_available() and changes.get("segments")
+    if segments:
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
     try:
-        out, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired as late:
-        out = f"{(late.output or b'').decode(errors='replace')}\nno end within {seconds:.0f} s"
+        yield
     finally:
-        launch._kill(process)
-    took = round(time.monotonic() - began)
-    with open(os.environ["SCALING_LOG"], "a", encoding="utf-8") as log:
-        log.write(f"\n===== {kind} {arguments}\n{out[-6000:]}\n")
-    if kind not in ("speed", "memory"):
-        found = [json.loads(line[8:]) for line in out.splitlines() if line.startswith("RESULT: ")]
-        told = {"result": found[0]} if found else {"error": out[-3000:]}
-        return [{"job": kind, "arguments": arguments, "seconds": took, **told}]
-    done = []
-    for shape in arguments[0].split(","):
-        file = parts(kind, *arguments) / f"{shape}.json"
-        told = json.loads(file.read_text()) if file.is_file() else {"error": out[-3000:]}
-        done.append(
-            {
-                "job": kind,
-                "arguments": [shape, *arguments[1:]],
-                "start_s": took,
-                "seconds": took,
-                **told,
-            }
-        )
-    return done
+        if segments:
+            torch.cuda.memory._set_allocator_settings("expandable_segments:False")
+        Handler.to_kwargs, Handler.register_comm_hook = to_kwargs, register
+        torch.optim.Adam._init_group = init_group
 
 
-def wanted(jobs, done):
-    """Jobs without the shapes whose results are there."""
-    have = {(r["job"], *r["arguments"]) for r in done if "result" in r}
-    for kind, seconds, (first, *rest), card, wave in jobs:
-        left = [part for part in str(first).split(",") if (kind, part, *rest) not in have]
-        if kind in ("speed", "memory"):
-            if left:
-                yield kind, seconds, [",".join(left), *rest], card, wave
-        elif (kind, first, *rest) not in have:
-            yield kind, seconds, [first, *rest], card, wave
+def local_parts(init_group):
+    """Return AdamW's `_init_group` with this process's part in place of each DTensor."""
+
+    @functools.wraps(init_group)
+    def inner(self, group, *lists):
+        result = init_group(self, group, *lists)
+        for tensors in lists:
+            tensors[:] = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]
+        return result
+
+    return inner
+
+
+def change(trainer, changes):
+    """Apply the changes of a variant to its trainer."""
+    import torch
+
+    if not trainer.is_fsdp_enabled:
+        return
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    plugin, cuda = trainer.accelerator.state.fsdp_plugin, torch.cuda.is_available()
+    plugin.reshard_after_forward = not changes.get("keep", False)
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if cuda and not changes.get("exact") else None,
+        reduce_dtype=getattr(torch, changes.get("reduce", "float32")))
+    if changes.get("exact"):
+        forward = trainer.model.forward
+
+        @functools.wraps(forward)
+        def under_autocast(*args, **kwargs):
+            with torch.autocast("cuda", torch.bfloat16, enabled=cuda, cache_enabled=False):
+                return forward(*args, **kwargs)
+
+        trainer.model.forward = under_autocast
+    if changes.get("local"):
+        trainer.accelerator.clip_grad_norm_ = clip_local
+    if changes.get("prefetch"):
+        trainer.add_callback(prefetch(changes["prefetch"]))
+
+
+def clip_local(parameters, max_norm, norm_type=2):
+    """Scale gradients as torch's clip_grad_norm_ does, with one sum over the processes."""
+    import torch
+
+    parts = [p.grad._local_tensor for p in parameters if p.grad is not None]
+    total = torch.stack(torch._foreach_norm(parts)).square().sum()
+    torch.distributed.all_reduce(total)
+    total = total.sqrt()
+    torch._foreach_mul_(parts, (max_norm / (total + 1e-6)).clamp(max=1.0))
+    return total
+
+
+def prefetch(count):
+    """Return a callback that lets each layer gather the next `count` layers early."""
+    from transformers import TrainerCallback
+
+    class Prefetch(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            layers = list(model.get_submodule("model.layers"))
+            for at, layer in enumerate(layers):
+                layer.set_modules_to_forward_prefetch(layers[at + 1 : at + 1 + count])
+                before = layers[max(0, at - count) : at]
+                layer.set_modules_to_backward_prefetch(before[::-1])
+
+    return Prefetch()
+
+
+def alone(options, folder, until):
+    """Measure each shape on one GPU: its rate, and its losses over whole steps; all at once."""
+    jobs = [(kind, shape) for kind in ("speed", "losses") for shape in options.shapes]
+    running = []
+    for at, (kind, shape) in enumerate(jobs):
+        spec = {"kind": kind, "jobs": [["ddp", shape]], "processes": 1, "gpus": options.gpus,
+                "folder": str(folder / "alone"), "until": until, "profile": []}
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(at % options.gpus)}
+        command = [sys.executable, "-m", "benchmarks.scaling", f"--child={json.dumps(spec)}"]
+        running.append(subprocess.Popen(command, env=environment))
+        if (at + 1) % options.gpus == 0:
+            [process.wait() for process in running]
+    return [process.wait() for process in running]
+
+
+def together(options, folder, kind, jobs, until):
+    """Measure the jobs of one strategy on all GPUs; after a failure, start again behind it."""
+    results = folder / "together"
+    results.mkdir(exist_ok=True)
+    while jobs and time.time() < until:
+        spec = {"kind": kind, "jobs": jobs, "processes": options.gpus, "gpus": options.gpus,
+                "folder": str(results), "until": until, "profile": options.profile}
+        strategy = jobs[0][0].split()[0]
+        try:
+            launch.run(__file__, options.gpus, strategy=strategy, child=json.dumps(spec))
+        except KitError as error:
+            print(f"{type(error).__name__}: {str(error)[:2000]}", flush=True)
+        left = [job for job in jobs if not (results / f"{kind} {' '.join(job)}.json").exists()]
+        if left and time.time() < until:
+            print("failed, left out:", *left[0], flush=True)
+        jobs = left[1:]
+        write(options, folder)
 
 
 def apart(ours, theirs):
-    """Largest distance of two lists of losses, in nats."""
-    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    """Return the largest distance of two lists of losses, in nats."""
+    return max(abs(a - b) for a, b in zip(ours, theirs))
 
 
 def table(results):
-    """What was found, a line a job; efficiency and losses against one process."""
-    good = {(r["job"], *r["arguments"]): r["result"] for r in results if "result" in r}
-    alone = {
-        key[1]: found["tokens_per_s"]
-        for key, found in good.items()
-        if key[0] == "speed" and key[-1] == 1
-    }
-    for r in results:
-        found, name = r.get("result"), " ".join(map(str, [r["job"], *r["arguments"]]))
-        if found is None:
-            print(f"{name:34} FAILED: {(r['error'].strip() or 'no output').splitlines()[-1][:150]}")
-        elif r["job"] == "speed":
-            shape, strategy, n = r["arguments"]
-            share = found["tokens_per_s"] / n / alone[shape] if shape in alone else float("nan")
-            goal = f" (goal {GOALS[strategy]:.0%})" if n == 8 else ""
-            print(
-                f"{name:34} {found['tokens_per_s']:12,.0f} tokens/s  efficiency {share:.1%}{goal}  "
-                f"peak {found['peak_gb']:.1f} GB  {found['split']}"
-            )
-        elif r["job"] == "memory":
-            print(
-                f"{name:34} peak {found['peak_gb']:.1f} GB, planned {found['planned_gb']:.1f} GB "
-                f"({found['planned_gb'] / max(found['peak_gb'], 1e-9) - 1:+.1%})  {found['split']}"
-            )
-        elif r["job"] == "kill":
-            print(
-                f"{name:34} ended after {found['ended_after_s']} s: {found['told'][:90]}; {found['resumed']}"
-            )
-        else:
-            script, micro = (
-                (r["arguments"][0], r["arguments"][-1])
-                if r["job"] == "losses"
-                else ("sft_chat", 16)
-            )
-            gaps = [
-                f"{apart(found['losses'], good[key]['losses']):.1e} in micro batches of {size}"
-                for size in (micro, 32)
-                if (key := ("losses", script, "ddp", 1, size)) in good
-            ]
-            print(f"{name:34} nats from one process: {', '.join(gaps) or 'nothing to compare'}")
+    """Print a line per result; shares and losses are against one GPU."""
+    by_job = {(row["job"], *row["arguments"]): row["result"] for row in results}
+    print(f"{'shape':6}{'variant':18}{'GPUs':>5}{'ids/s per GPU':>15}{'two repeats':>18}{'share':>8}"
+          f"{'nats apart':>12}{'peak GB':>9}{'retries':>9}")
+    for (job, shape, variant, n), result in sorted(by_job.items(), key=lambda item: item[0][1]):
+        if job == "speed":
+            one, whole = by_job.get((job, shape, "ddp", 1)), by_job.get(("losses", shape, "ddp", 1))
+            rates = " ".join(f"{rate / n:,.0f}" for rate in result.get("rates", ()))
+            share = result["tokens_per_s"] / n / one["tokens_per_s"] if one else math.nan
+            nats = apart(result["losses"], whole["losses"]) if whole and n > 1 else math.nan
+            print(f"{shape:6}{variant:18}{n:5}{result['tokens_per_s'] / n:15,.0f}{rates:>18}"
+                  f"{share:8.1%}{nats:12.1e}{result['peak_gb']:9.1f}{result.get('retries', 0):9}")
+        elif job == "course":
+            one = by_job[job, shape, "ddp-1", n]
+            print(f"{shape} {variant}: {apart(result['losses'], one['losses']):.1e} nats from one "
+                  f"GPU over {len(result['losses'])} steps")
+        elif job == "memory":
+            print(f"{shape:6}{variant:18}{n:5} peak {result['peak_gb']:.1f} GB, planned "
+                  f"{result['planned_gb']:.1f} GB")
+    for (_, shape, variant, n), result in by_job.items():
+        details(f"{shape} {variant} on {n}", result)
+
+
+def details(name, result):
+    """Print the phases of one step, and where its time goes."""
+    if "phases_ms" in result:
+        phases = ", ".join(f"{part} {both[0]:.0f}/{both[1]:.0f}"
+                           for part, both in result["phases_ms"].items())
+        print(f"{name}, ms of one step until [CPU/GPU] ends: {phases}")
+    if "profile" in result:
+        profile = result["profile"]
+        print(f"  profile of {name}: step {profile['wall_ms']} ms, idle "
+              f"{profile['idle_ms']}, communication {profile['communication_ms']} of which "
+              f"alone {profile['communication_alone_ms']}; kinds {profile['kinds_ms']}")
+        for spent, count, kernel in profile["kernels"][:8]:
+            print(f"    {spent:8.2f} ms {count:5} {kernel}")
+        for call, (on_gpu, on_cpu, count) in profile["cpu"].items():
+            print(f"    CPU {on_cpu:8.2f} ms {count:5} {call} (GPU {on_gpu})")
 
 
 def main():
-    """Run the jobs that are missing in --out, as long as there is time."""
+    """Measure the variants as long as there is time, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = {"type": lambda text: [name.strip() for name in text.split(",")]}
     parser.add_argument("--out", type=Path, default=Path("scaling.json"))
-    parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(KINDS))
-    parser.add_argument("--gpus", type=lambda text: sorted(map(int, text.split(","))))
-    parser.add_argument("--toy", action="store_true")
-    parser.add_argument("--full", action="store_true", help=argparse.SUPPRESS)
-    for hidden in ("--job", "--child", "--result"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=270)
+    parser.add_argument("--gpus", type=int)
+    parser.add_argument("--shapes", default=["0.6B", "1.7B"], **names)
+    parser.add_argument("--variants", default=DEFAULT, **names)
+    parser.add_argument("--profile", default=["ddp 1.7B", "fsdp2 1.7B"], **names)
+    parser.add_argument("--memory", action="store_true", help="peaks of 8B under FSDP2 instead")
+    parser.add_argument("--course", action="store_true", help="losses of the scripts instead")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        return child(options.child, options.result, options.full)
-    if options.job:
-        kind, arguments = json.loads(options.job)
-        print("\nRESULT: " + json.dumps(globals()[kind](*arguments)))
-        return None
+        train_all(options.child)
+        return
     import torch
 
-    most = 2 if options.toy else max(1, torch.cuda.device_count())
-    options.gpus = options.gpus or [2**k for k in range(most.bit_length()) if 2**k <= most]
+    options.gpus = options.gpus or (2 if options.tiny else max(1, torch.cuda.device_count()))
+    if options.tiny:
+        options.shapes = ["tiny"]
+        options.profile = [f"{name.rsplit(' ', 1)[0]} tiny" for name in options.profile]
+    with tempfile.TemporaryDirectory() as folder:
+        measure_all(options, Path(folder))
+    table(json.loads(options.out.read_text())["results"])
+
+
+def measure_all(options, folder):
+    """Measure first single GPUs, then each strategy; --out is written after each start."""
+    (folder / "alone").mkdir()
+    until, large = time.time() + options.seconds, "tiny" if options.tiny else "8B"
+    if options.memory:
+        jobs = [["fsdp2 checkpointed", large], ["fsdp2", large]]
+        together(options, folder, "memory", jobs, until)
+        return
+    if options.course:
+        course(options, folder)
+        return
+    alone(options, folder, until)
+    write(options, folder)
+    for strategy, share in (("ddp", 0.42), ("fsdp2", 1)):
+        jobs = [[name, shape] for name in options.variants for shape in options.shapes
+                if name.split()[0] == strategy]
+        together(options, folder, "speed", jobs, time.time() + share * (until - time.time()))
+
+
+def course(options, folder):
+    """Train the scripts of SFT and DPO on one GPU and on all, in steps of the same rows."""
+    os.environ |= {"KIT_RUNS": str(folder / "runs"), "KIT_MAX_STEPS": str(COURSE_STEPS)}
+    (folder / "together").mkdir()
+    rows = 8 * options.gpus
+    for script in ("sft_chat", "dpo"):
+        for strategy, n in (("ddp", 1), ("ddp", options.gpus), ("fsdp2", options.gpus)):
+            run = f"{script}-{strategy}-{n}"
+            launch.run(script, n, strategy=strategy, run=run, start="", batch_size=rows,
+                       micro_batch_size=8)
+            losses = [row["loss"] for row in runs.metrics(f"{run}-pocket")]
+            file = folder / "together" / f"course {strategy}-{n} {script}.json"
+            file.write_text(json.dumps({"losses": losses, "processes": n}))
+            write(options, folder)
+
+
+def write(options, folder):
+    """Write the results that exist so far."""
+    from benchmarks import common
+
+    results = []
+    for part, n in (("alone", 1), ("together", options.gpus)):
+        for file in sorted((folder / part).glob("*.json"), key=lambda file: file.stat().st_mtime):
+            kind, *variant, shape = file.stem.split()
+            results.append({"job": kind, "arguments": [shape, " ".join(variant), n],
+                            "result": json.loads(file.read_text())})
+    machine = common.machine() | {"date": datetime.date.today().isoformat(), "seed": 0}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(os.environ.get("KIT_RUNS", options.out.parent), f"{options.out.stem}.runs")
-    os.environ["KIT_RUNS"] = str(folder.absolute())
-    os.environ["SCALING_LOG"] = str(options.out.absolute().with_suffix(".log"))
-    run(list(jobs(options)), options.out, time.monotonic() + 60 * options.minutes)
-    return None
-
-
-def run(listed, out, until):
-    """The jobs by waves; each result is in the file as soon as its job ends."""
-    done = json.loads(out.read_text())["results"] if out.exists() else []
-    lock, cores = threading.Lock(), threading.Semaphore(max(1, os.cpu_count() // 4))
-
-    def one(*job):
-        with cores:
-            within_time(*job)
-
-    def within_time(kind, seconds, arguments, card, wave):
-        left = until - time.monotonic()
-        if left < seconds / 4:
-            print(f"no time for {kind} {arguments}: call again with the same --out", flush=True)
-            return
-        try:
-            found = do(kind, min(seconds, left), arguments, card)
-        except Exception as error:
-            found = [
-                {"job": kind, "arguments": arguments, "seconds": 0, "error": repr(error)[:600]}
-            ]
-        with lock:
-            fresh = {(r["job"], *r["arguments"]) for r in found}
-            done[:] = [r for r in done if (r["job"], *r["arguments"]) not in fresh] + found
-            out.write_text(json.dumps({"machine": machine(), "results": done}, indent=1))
-            for r in found:
-                print(
-                    kind,
-                    r["arguments"],
-                    r["seconds"],
-                    "s",
-                    "ok" if "result" in r else "FAILED",
-                    flush=True,
-                )
-
-    left = list(wanted(listed, done))
-    for wave in dict.fromkeys(job[-1] for job in left):
-        threads = [threading.Thread(target=one, args=job) for job in left if job[-1] == wave]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    print()
-    table(done)
+    options.out.write_text(json.dumps({"machine": machine, "results": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ SAME = 2e-3  # relative distance of a loss from the raw loop's, whose weights an
 
 def measure(options):
     out = Path(options.out)
-    found = (
+    record = (
         json.loads(out.read_text())
         if out.is_file()
         else {"hardware": contenders.hardware(), "rows": ROWS, "runs": []}
@@ -50,22 +50,22 @@ def measure(options):
             ),
         ]
         for spec in specs:
-            told = {
+            result = {
                 "way": spec["way"],
                 "round": number,
                 **forked(functools.partial(contenders.answer, dict(spec)), options.limit),
             }
-            found["runs"].append(told)
+            record["runs"].append(result)
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(found, indent=1) + "\n")
-            print({key: told[key] for key in told if key != "steps_per_s"}, flush=True)
-    return found
+            out.write_text(json.dumps(record, indent=1) + "\n")
+            print({key: result[key] for key in result if key != "steps_per_s"}, flush=True)
+    return record
 
 
-def table(found):
+def table(record):
     """Medians over rounds, as multiples of TRL's defaults and of the raw loop; raises when a loss
     is another one."""
-    runs = [run for run in found["runs"] if "ids_per_processor_s" in run]
+    runs = [run for run in record["runs"] if "ids_per_processor_s" in run]
     rates = {way: [run["ids_per_processor_s"] for run in runs if run["way"] == way] for way in WAYS}
     middle = {way: statistics.median(values) for way, values in rates.items() if values}
     loss = {run["way"]: run["loss"] for run in runs}
@@ -76,11 +76,11 @@ def table(found):
             f"x{rate / middle['TRL defaults']:.1f} of TRL's defaults  x{rate / middle['raw']:.2f} of the raw loop  "
             f"loss {loss[way]:.6f}"
         )
-    for run in found["runs"]:
+    for run in record["runs"]:
         if "matmul_tflops" in run:
             print(
                 f"ceilings of one processor: {run['matmul_tflops']} TFLOP/s, {run['copy_tb_per_s']} TB/s "
-                f"({found['hardware']['cores']} cores of {found['hardware']['cpu']})"
+                f"({record['hardware']['cores']} cores of {record['hardware']['cpu']})"
             )
 
 

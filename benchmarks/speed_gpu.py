@@ -1,7 +1,7 @@
 """Real ids a second of TRL's defaults, of the recipes TRL documents, of a raw loop, and of ours, on
 one GPU.
 
-    python -m benchmarks.speed_gpu [--seconds 300] [--only "135M+sft;dpo"] [--out results.jsonl] [--toy]
+    python -m benchmarks.speed_gpu [--seconds 300] [--only "135M+sft;dpo"] [--out results.jsonl] [--tiny]
     python -m benchmarks.speed_gpu --chart results.jsonl chart.png
 
 Ceilings first, then each contender in a process of its own, forked before CUDA starts; a second
@@ -152,18 +152,18 @@ def forked(work, limit):
         finally:
             os._exit(0)
     os.close(write)
-    told, until = b"", time.monotonic() + limit
+    answer, until = b"", time.monotonic() + limit
     while select.select([read], [], [], max(0.0, until - time.monotonic()))[0]:
         part = os.read(read, 65536)
         if not part:
             break
-        told += part
+        answer += part
     else:
         os.kill(child, signal.SIGKILL)
     os.close(read)
     status = os.waitpid(child, 0)[1]
     return (
-        json.loads(told) if told else {"error": f"no answer within {limit:.0f} s (status {status})"}
+        json.loads(answer) if answer else {"error": f"no answer within {limit:.0f} s (status {status})"}
     )
 
 
@@ -199,7 +199,7 @@ def name_of_gpu():
 
 def measure(options):
     begun, out = time.monotonic(), Path(options.out)
-    shapes = ["toy"] if options.toy else ["135M", "0.6B", "1.7B", "8B"]
+    shapes = ["toy"] if options.tiny else ["135M", "0.6B", "1.7B", "8B"]
     specs = plan(shapes)
     if options.only:
         specs = [
@@ -215,7 +215,7 @@ def measure(options):
         "task": "ceiling",
         "shape": "",
         "way": "matmul and copy",
-        "seconds": 0.2 if options.toy else 2.0,
+        "seconds": 0.2 if options.tiny else 2.0,
     }
     rounds = [
         (0, ceiling),
@@ -228,17 +228,17 @@ def measure(options):
             if left < 5:
                 print(f"out of time after {len(lines)} of {len(rounds)} measurements")
                 break
-            spec = complete(dict(spec), options.toy) if spec["shape"] else dict(spec)
+            spec = complete(dict(spec), options.tiny) if spec["shape"] else dict(spec)
             limit = min(
                 left,
                 75
                 if spec["task"] == "profile"
                 else next((most for word, most in LIMITS.items() if word in spec["way"]), 45),
             )
-            found = (started if "error" in device else run_forked)(spec, limit)
+            result = (started if "error" in device else run_forked)(spec, limit)
             line = {key: spec[key] for key in ("task", "shape", "way")} | {
                 "round": number,
-                **found,
+                **result,
                 **facts,
             }
             file.write(json.dumps(line) + "\n")
@@ -246,7 +246,7 @@ def measure(options):
             lines.append(line)
             print(
                 f"{time.monotonic() - begun:5.0f} s  {spec['task']:7} {spec['shape']:5} {spec['way']:24}",
-                {k: v for k, v in found.items() if k not in QUIET},
+                {k: v for k, v in result.items() if k not in QUIET},
                 flush=True,
             )
     return lines
@@ -255,14 +255,14 @@ def measure(options):
 def best_rates(lines):
     """{(task, shape): {way: [rates]}} of what was measured; where several calls did, of the
     newest."""
-    found = {}
+    rates = {}
     for line in lines:
         rate = line.get("pairs_per_s", line.get("ids_per_s"))
         if rate and line["task"] not in ONCE:
-            calls = found.setdefault((line["task"], line["shape"]), {}).setdefault(line["way"], {})
+            calls = rates.setdefault((line["task"], line["shape"]), {}).setdefault(line["way"], {})
             calls.setdefault(line.get("call", 1), []).append(rate)
     return {
-        key: {way: calls[max(calls)] for way, calls in ways.items()} for key, ways in found.items()
+        key: {way: calls[max(calls)] for way, calls in ways.items()} for key, ways in rates.items()
     }
 
 
@@ -349,7 +349,7 @@ def main():
         "--out", default="benchmarks/results/speed_gpu.jsonl", help="a line a measurement, appended"
     )
     parser.add_argument(
-        "--toy", action="store_true", help="a toy shape for a dry run, on a CPU too"
+        "--tiny", action="store_true", help="a tiny shape for a dry run, on a CPU too"
     )
     parser.add_argument(
         "--chart", nargs=2, metavar=("RESULTS", "PNG"), help="draw committed results and end"

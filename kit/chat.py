@@ -23,7 +23,7 @@ ROLES = ("system", "user", "assistant")
 ROLE_TOKENS = {role: f"<{role}>" for role in ROLES}
 END = "<end>"
 CONTROL_TOKENS = (*ROLE_TOKENS.values(), END)
-PIECE = 1024  # conversations or texts that the tokenizer gets at once
+PIECE = 1024  # texts that the tokenizer gets at once
 IGNORED = -100  # the label that torch's cross-entropy and TRL skip
 SPARE_ROWS = 0.9  # a tokenizer with fewer ids than this share of the rows belongs to another model
 EQUAL = ("ids that differ from those of chosen", "the same ids")
@@ -139,37 +139,34 @@ def add_rows(model, tokens, new):
     """Give `model` a row for each of `tokens` ids, and draw the rows of the `new` ids."""
     import torch
 
-    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
-    old_rows = tables[0].weight.shape[0]
+    old_rows = model.get_input_embeddings().weight.shape[0]
     if tokens > old_rows:
         model.resize_token_embeddings(tokens, mean_resizing=False)
-        tables = [model.get_input_embeddings(), model.get_output_embeddings()]
     if not new:
         return
-    ids = torch.tensor(new)
-    used = min(old_rows, int(ids.min()))
-    generator = torch.Generator().manual_seed(0)
+    tables = dict.fromkeys((model.get_input_embeddings().weight,
+                            model.get_output_embeddings().weight))  # one where they are tied
+    generator, used = torch.Generator().manual_seed(0), min(old_rows, *new)
     with torch.no_grad():
-        for weight in {id(table.weight): table.weight for table in tables if table}.values():
+        for weight in tables:
             old = weight[:used].float().cpu()
-            noise = torch.randn(len(ids), old.shape[1], generator=generator)
+            noise = torch.randn(len(new), old.shape[1], generator=generator)
             rows = old.mean(0) + old.std(0) * noise
             rows *= old.norm(dim=1).median() / rows.norm(dim=1, keepdim=True)
-            weight[ids.to(weight.device)] = rows.to(weight)
+            weight[new] = rows.to(weight)
 
 
 def check_tokenizer(tokenizer, model=None):
     """Raise SettingsError unless each control token is one special id, eos is `<end>`, pad its own.
 
-    With `model`: both tables have a row for every id, nearly every row has an id (bases pad their
-    tables by a few in a hundred), and the rows of the control tokens are pairwise distinct.
+    With `model`: each id has an embedding row, nearly every row has an id (bases pad their tables
+    by a few in a hundred), and the rows of the control tokens are pairwise distinct.
     """
     advice = "call kit.chat.add_role_tokens(tokenizer, model)"
     vocabulary, special = tokenizer.get_added_vocab(), set(tokenizer.all_special_ids)
     for token in CONTROL_TOKENS:
         ids = tokenizer.encode(token, add_special_tokens=False)
-        number = vocabulary.get(token)
-        if ids != [number] or number not in special:
+        if ids != [vocabulary.get(token)] or not special.issuperset(ids):
             raise SettingsError(f"tokenizer: expected {token} as one special token, got the ids "
                                 f"{ids}; {advice}")
     if tokenizer.eos_token != END or tokenizer.pad_token in (None, *CONTROL_TOKENS):
@@ -178,19 +175,13 @@ def check_tokenizer(tokenizer, model=None):
     if model is None:
         return
     weight, tokens = model.get_input_embeddings().weight, len(tokenizer)
-    sizes = (weight.shape[0], model.get_output_embeddings().weight.shape[0],
-             model.config.get_text_config().vocab_size)
-    if tokens > sizes[0]:
-        raise SettingsError(f"model: expected embedding rows for {tokens} tokens, got {sizes[0]}; "
-                            f"{advice}")
-    if len(set(sizes)) > 1:
-        raise SettingsError("model: expected as many embedding rows as output rows and vocab_size, "
-                            f"got {sizes[0]}, {sizes[1]} and {sizes[2]}; load a model that was "
-                            "saved whole")
-    if tokens < SPARE_ROWS * sizes[0]:
-        raise SettingsError(f"model: expected a token for nearly each of its {sizes[0]} embedding "
-                            f"rows, got {tokens} tokens, so it can write ids without text; load "
-                            "the tokenizer of this model")
+    if tokens > len(weight):
+        raise SettingsError(f"model: expected embedding rows for {tokens} tokens, got "
+                            f"{len(weight)}; {advice}")
+    if tokens < SPARE_ROWS * len(weight):
+        raise SettingsError(f"model: expected a token for nearly each of its {len(weight)} "
+                            f"embedding rows, got {tokens} tokens, so it can write ids without "
+                            "text; load the tokenizer of this model")
     rows = weight[[vocabulary[token] for token in CONTROL_TOKENS]].detach().float()
     for a, b in itertools.combinations(rows, 2):
         if (a - b).norm() < 1e-2 * a.norm():
@@ -223,17 +214,12 @@ def encode_text(tokenizer, texts, *, inside=False):
     """Return the ids of each text: control tokens spelled out inside become ordinary pieces.
 
     inside: the texts are parts of longer ones, so no tokenizer puts a space in front. Texts are
-    encoded in pieces, because what the tokenizer keeps beside the ids is many times as large. A
-    text that occurs twice in a piece, such as a system message, is encoded once.
+    encoded in pieces, because what the tokenizer keeps beside the ids is many times as large.
     """
     plain, texts, rows = _plain(tokenizer), iter(texts), []
-    mark = MARK if inside else ""
-    while piece := list(itertools.islice(texts, PIECE)):
-        distinct = list(dict.fromkeys(piece))
-        encodings = plain.encode_batch_fast([mark + text for text in distinct],
-                                            add_special_tokens=False)
-        ids = {text: e.ids[inside:] for text, e in zip(distinct, encodings, strict=True)}
-        rows += [ids[text] for text in piece]
+    while piece := [MARK * inside + text for text in itertools.islice(texts, PIECE)]:
+        encodings = plain.encode_batch_fast(piece, add_special_tokens=False)
+        rows += [encoding.ids[inside:] for encoding in encodings]
     return rows
 
 
@@ -266,13 +252,13 @@ def control_ids(tokenizer):
 
 def atoms(tokenizer, text):
     """Return the control ids and the texts between them of what a template wrote."""
-    control, at, found = control_ids(tokenizer), 0, []
+    control, at, pieces = control_ids(tokenizer), 0, []
     encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
     for i, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
         if i in control:
-            found += [text[at:start], i]
+            pieces += [text[at:start], i]
             at = stop
-    return [atom for atom in [*found, text[at:]] if atom != ""]
+    return [atom for atom in [*pieces, text[at:]] if atom != ""]
 
 
 def layout(tokenizer, roles, reply_next=False):
@@ -400,7 +386,8 @@ def encode_pairs(tokenizer, rows, on_bad="stop"):
         whole = (prompt + as_messages(row[side], "assistant")
                  for prompt, row in zip(prompts, rows, strict=True))
         for pair, e in zip(pairs, encode_chats(tokenizer, whole), strict=True):
-            pair[f"{side}_ids"] = e.ids[len(pair["prompt_ids"]) : e.mask.rindex(1) + 1].tolist()
+            stop = max(place for place, trained in enumerate(e.loss_mask) if trained)
+            pair[f"{side}_ids"] = e.input_ids[len(pair["prompt_ids"]) : stop + 1]
     same = [i for i, pair in enumerate(pairs) if pair["chosen_ids"] == pair["rejected_ids"]]
     file = getattr(rows, "file", None)
     problems = [Problem(file, rows.lines[i] if file else i + 1, "rejected", *EQUAL) for i in same]

@@ -1,4 +1,9 @@
-"""Preference pairs from a model's own replies, their reference, and the SFT control. Lesson 04."""
+"""Preference pairs from a model's own replies, their reference, and the SFT control. Lesson 04.
+
+`PairTrainer` is TRL's DPOTrainer on ids, with the reference computed once. TRL 1.16 averages the
+SFT term per micro batch. Here each micro batch weighs as its ids and pairs do in the whole step, so
+the loss does not depend on how a step is split.
+"""
 
 import dataclasses
 import hashlib
@@ -152,19 +157,9 @@ def mean_over_pairs(trainer, values):
 
 
 def __getattr__(name):
-    """Make PairTrainer when it is first used: importing TRL takes seconds."""
+    """Make PairTrainer when it is first used, because importing TRL takes seconds."""
     if name != "PairTrainer":
         raise AttributeError(name)
-    globals()[name] = pair_trainer()
-    return globals()[name]
-
-
-def pair_trainer():
-    """Return the class PairTrainer, TRL's DPOTrainer on ids, with the reference computed once.
-
-    TRL 1.16 averages the SFT term per micro batch. Here each micro batch weighs as its ids and
-    pairs do in the whole step, so the loss does not depend on how a step is split.
-    """
     import torch
     from trl import DPOTrainer
 
@@ -198,4 +193,4 @@ def pair_trainer():
 
         mean_over_pairs = mean_over_pairs
 
-    return PairTrainer
+    return globals().setdefault(name, PairTrainer)

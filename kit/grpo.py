@@ -109,10 +109,10 @@ def collate(rows):
 def checks(trainer, tokenizer):
     """Return the Checks of prompts and rewards, for the preflight table."""
     data, stop = trainer.train_dataset, chat.stop_token(tokenizer)
-    start = chat.encode(tokenizer, [{"role": "user", "content": ""}], reply_next=True).ids[-1]
     right = [[*ids, stop] for ids in chat.encode_text(tokenizer, data["right"], inside=True)]
     earned = [sum(trainer.reward_funcs[0](completion_ids=ids, right=data["right"]))
               for ids in (right, [[stop]] * len(right))]
+    start = preflight.prompt_end(tokenizer)
     others = sum(ids[-1] != start for ids in data["prompt"])
     exact = preflight.Check("right replies get the reward, empty ones do not",
                             earned == [len(data), 0], f"{earned} of {len(data)}")

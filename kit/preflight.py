@@ -1,9 +1,10 @@
-"""The table of checks before step 1, read from the ids, labels and weights themselves. Lesson
-03."""
+"""The table of checks before step 1, read from ids, labels and weights themselves. Lesson 03."""
 
+import itertools
 import math
+import operator
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kit import chat, speed
 from kit.engine.distributed import as_split
@@ -11,11 +12,9 @@ from kit.errors import SettingsError
 
 LN2 = math.log(2)
 LONGEST = 8  # rows that are collated to see what a batch trains
-ROWS = 10_000  # rows that are checked at once
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One line of the preflight table."""
 
     name: str
@@ -60,11 +59,8 @@ def data_checks(trainer, rows, tokenizer) -> list:
     The collator's batch of the longest rows must train what the rows train, so nothing is cut and
     no pad is trained.
     """
-    data, collate = trainer.train_dataset, getattr(trainer, "data_collator", None)
-    if not hasattr(data, "num_rows"):
-        return []  # a stream can be read only once
-    faults, paired = span_faults(data, tokenizer), "chosen_ids" in data.column_names
-    stop = tokenizer.convert_ids_to_tokens(chat.stop_token(tokenizer))
+    columns, stop = trainer.train_dataset.with_format(None)[:], chat.stop_token(tokenizer)
+    faults, stop = span_faults(examples(columns), tokenizer), tokenizer.convert_ids_to_tokens(stop)
     checks = [none("every row trains a token", faults["untrained"], "rows without a trained token"),
               none("labels are the ids of their places", faults["shifted"],
                    "rows with wrong labels"),
@@ -72,11 +68,11 @@ def data_checks(trainer, rows, tokenizer) -> list:
                    f"spans that do not end with {stop}")]
     if rows is None:
         return checks
-    rejected = len(rows.rejected)
-    checks.insert(0, Check("rows in = used + rejected", rows.rows_in == len(data) + rejected,
-                           f"{rows.rows_in} = {len(data)} + {rejected}"))
+    used, rejected = len(trainer.train_dataset), len(rows.rejected)
+    checks.insert(0, Check("rows in = used + rejected", rows.rows_in == used + rejected,
+                           f"{rows.rows_in} = {used} + {rejected}"))
     if rows.kind == "completion":
-        others = other_completions(data, rows, tokenizer)
+        others = other_completions(columns, rows, tokenizer)
         checks.append(none("every trained span is a completion", others,
                            "rows that are not exactly one completion"))
     else:
@@ -84,112 +80,95 @@ def data_checks(trainer, rows, tokenizer) -> list:
         wrong = faults["wrong"] + abs(turns - faults["spans"]) * (rows.kind == "chat")
         checks.append(none("every trained span is one reply", wrong,
                            "spans that are not exactly one reply"))
-    counts, expected = control_counts(data, tokenizer), template_counts(rows, tokenizer, paired)
-    checks.append(Check("control ids = those of the template", counts == expected,
+    counts, paired = control_counts(columns, tokenizer), "chosen_ids" in columns
+    checks.append(Check("control ids = those of the template",
+                        counts == template_counts(rows, tokenizer, paired),
                         ", ".join(f"{token} {n}" for token, n in counts.items())))
     if paired:
-        same = sum(c == r for c, r in zip(data["chosen_ids"], data["rejected_ids"], strict=True))
+        same = sum(map(operator.eq, columns["chosen_ids"], columns["rejected_ids"]))
         checks.append(none("chosen ids differ from rejected ids", same, "pairs with equal ids"))
-    return checks + (batch_checks(data, collate) if collate else [])
+    collate = getattr(trainer, "data_collator", None)
+    return checks + (batch_checks(trainer.train_dataset, collate) if collate else [])
 
 
-def examples(data):
-    """Yield (ids, labels, lengths) of many rows at once, as arrays; a pair is two rows."""
-    import numpy as np
-    import pyarrow.compute as pc
-
-    if "labels" in data.column_names:
-        for batch in data.with_format("arrow")[:].to_batches(ROWS):
-            ids, labels = (batch[name].flatten().to_numpy() for name in ("input_ids", "labels"))
-            yield ids, labels, pc.list_value_length(batch["input_ids"]).to_numpy()
-        return
-    for side in ("chosen_ids", "rejected_ids"):
-        pairs = list(zip(data["prompt_ids"], data[side], strict=True))
-        ids = [i for prompt, reply in pairs for i in prompt + reply]
-        labels = [i for prompt, reply in pairs for i in [chat.IGNORED] * len(prompt) + reply]
-        yield np.array(ids), np.array(labels), np.array([len(p) + len(r) for p, r in pairs])
+def examples(columns):
+    """Return (ids, labels) of each row of a dataset's columns; a pair is two rows."""
+    if "labels" in columns:
+        return list(zip(columns["input_ids"], columns["labels"]))
+    return [(prompt + reply, [chat.IGNORED] * len(prompt) + reply)
+            for side in ("chosen_ids", "rejected_ids")
+            for prompt, reply in zip(columns["prompt_ids"], columns[side], strict=True)]
 
 
-def spans(labels, lengths):
-    """Return the first and last place of each trained span, and whether a place begins a row."""
-    import numpy as np
-
-    trained = labels != chat.IGNORED
-    ends = np.cumsum(lengths)[lengths > 0]
-    last = np.zeros(len(labels), bool)
-    last[ends - 1] = True
-    first = np.roll(last, 1)
-    return (np.flatnonzero(trained & (first | ~np.roll(trained, 1))),
-            np.flatnonzero(trained & (last | ~np.roll(trained, -1))), first)
+def spans(labels):
+    """Return (start, end) of each trained span."""
+    places, at = [], 0
+    for trained, group in itertools.groupby(labels, lambda label: label != chat.IGNORED):
+        end = at + len(list(group))
+        places += [(at, end)] * trained
+        at = end
+    return places
 
 
-def span_faults(data, tokenizer):
+def span_faults(rows, tokenizer):
     """Return counts: rows that train nothing or other ids, spans without a stop or not one reply.
 
     A reply starts after the last id of the generation prompt, and no control id is inside it.
     """
-    import numpy as np
-
-    stop, control = chat.stop_token(tokenizer), set(chat.control_ids(tokenizer))
-    prompt = None
+    stop, control, prompt = chat.stop_token(tokenizer), set(chat.control_ids(tokenizer)), None
     if tokenizer.chat_template:
-        prompt = chat.encode(tokenizer, [{"role": "user", "content": ""}], reply_next=True).ids[-1]
+        prompt = prompt_end(tokenizer)
         template = chat.layout(tokenizer, ("user", "assistant"))
         control -= {item.id for item in template if item.trained}
-    inside = np.zeros(max(len(tokenizer), *control, stop) + 1, bool)
-    inside[[*control, stop]] = True
+    control.add(stop)
     faults = Counter()
-    for ids, labels, lengths in examples(data):
-        trained, starts = labels != chat.IGNORED, np.cumsum(lengths) - lengths
-        first, last, row_start = spans(labels, lengths)
-        controls = np.concatenate([[0], np.cumsum(inside[ids])])
-        before = np.where(row_start[first], -1, ids[first - 1])
-        counted = np.concatenate([[0], np.cumsum(trained)])
-        other = np.concatenate([[0], np.cumsum(trained & (labels != ids))])
-        ends = starts + lengths
-        faults += Counter(
-            spans=len(first), untrained=int((counted[ends] == counted[starts]).sum()),
-            shifted=int((other[ends] > other[starts]).sum()),
-            unstopped=int((labels[last] != stop).sum()),
-            wrong=int(((before != prompt) | (controls[last] > controls[first])).sum()))
+    for ids, labels in rows:
+        places = spans(labels)
+        faults["spans"] += len(places)
+        faults["untrained"] += not places
+        faults["shifted"] += any(b not in (a, chat.IGNORED) for a, b in zip(ids, labels))
+        for start, end in places:
+            faults["unstopped"] += labels[end - 1] != stop
+            begins = start > 0 and ids[start - 1] == prompt
+            faults["wrong"] += not (begins and control.isdisjoint(ids[start : end - 1]))
     return faults
 
 
-def other_completions(data, rows, tokenizer):
+def prompt_end(tokenizer):
+    """Return the last id of the generation prompt, after which a reply begins."""
+    user = [{"role": "user", "content": ""}]
+    return chat.encode(tokenizer, user, reply_next=True).input_ids[-1]
+
+
+def other_completions(columns, rows, tokenizer):
     """Return how many rows train other ids than a completion of the file and its stop token."""
     texts = chat.encode_text(tokenizer, (row.get("completion", row.get("text")) for row in rows))
-    trained = Counter()
-    for _, labels, lengths in examples(data):
-        at = 0
-        for n in lengths:
-            part = labels[at : at + n]
-            trained[tuple(part[part != chat.IGNORED].tolist())] += 1
-            at += n
+    trained = Counter(tuple(trained_ids(labels)) for labels in columns["labels"])
     return (trained - Counter((*ids, chat.stop_token(tokenizer)) for ids in texts)).total()
 
 
-def control_counts(data, tokenizer):
-    """Return a Counter of all control tokens in the dataset, a prompt of a pair once."""
-    import numpy as np
+def trained_ids(labels):
+    return [label for label in labels if label != chat.IGNORED]
 
-    names, counts = chat.control_ids(tokenizer), Counter()
-    columns = [name for name in data.column_names if name.endswith("_ids")]
-    for batch in data.select_columns(columns).with_format("arrow")[:].to_batches(ROWS):
-        for name in columns:
-            ids = batch[name].flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-            ids = np.bincount(ids, minlength=max(names, default=0) + 1)
-            counts += Counter({i: int(ids[i]) for i in names})
-    return Counter({names[i]: n for i, n in sorted(counts.items())})
+
+def control_counts(columns, tokenizer):
+    """Return a Counter of all control tokens in the dataset, a prompt of a pair once."""
+    counts = Counter()
+    for name in columns:
+        if name.endswith("_ids"):
+            counts.update(itertools.chain.from_iterable(columns[name]))
+    names = chat.control_ids(tokenizer)
+    return Counter({names[i]: counts[i] for i in sorted(names) if counts[i]})
 
 
 def template_counts(rows, tokenizer, paired):
     """Return the Counter of the control tokens that the template writes around these rows."""
     names, counts, reply = chat.control_ids(tokenizer), Counter(), []
+    if rows.kind == "completion":
+        return Counter({names[chat.stop_token(tokenizer)]: len(rows)})
     if rows.kind == "preferences":
         template = chat.layout(tokenizer, ("user", "assistant"))
         reply = [item.id for item in template if item.trained] * (1 + paired)
-    if rows.kind == "completion":
-        return Counter({names[chat.stop_token(tokenizer)]: len(rows)})
     for row in rows:
         messages = row.get("messages") or chat.as_messages(row["prompt"], "user")
         roles = tuple(message["role"] for message in messages)
@@ -200,31 +179,23 @@ def template_counts(rows, tokenizer, paired):
 
 def batch_checks(data, collate):
     """Return the Check of what a batch of the longest rows trains; none for unknown collators."""
-    import pyarrow.compute as pc
-
-    columns = data.with_format("arrow")[:]
-    lengths = sum(pc.list_value_length(columns[name]).to_numpy()
-                  for name in data.column_names if name.endswith("_ids"))
-    longest = data.select(lengths.argsort(kind="stable")[-LONGEST:])
+    data = data.with_format(None)
+    columns = [data[name] for name in data.column_names if name.endswith("_ids")]
+    lengths = [sum(map(len, row)) for row in zip(*columns, strict=True)]
+    longest = data.select(sorted(range(len(data)), key=lengths.__getitem__)[-LONGEST:])
     batch = collate(list(longest))
-    if "labels" in batch:
-        trained = batch["labels"]
-    elif "completion_mask" in batch:
-        trained = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, chat.IGNORED)
+    if "completion_mask" in batch:
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, chat.IGNORED)
     else:
+        labels = batch.get("labels")
+    if labels is None:
         return []
-    got = trained[trained != chat.IGNORED].sort().values.tolist()
+    got, rows = sorted(trained_ids(labels.flatten().tolist())), examples(longest[:])
     # A collator without padding drops the label of a row's first id: nothing predicts it.
-    every, predicted = [], []
-    for _, labels, rows in examples(longest):
-        at = 0
-        for n in rows:
-            every += labels[at : at + n].tolist()
-            predicted += labels[at + 1 : at + n].tolist()
-            at += n
-    expected = [sorted(i for i in ids if i != chat.IGNORED) for ids in (every, predicted)]
-    return [Check("a batch trains what its rows train", got in expected,
-                  f"{len(got)} ids of {len(expected[0])}")]
+    every, predicted = ([sorted(i for _, labels in rows for i in trained_ids(labels[first:]))]
+                        for first in (0, 1))
+    return [Check("a batch trains what its rows train", got in every + predicted,
+                  f"{len(got)} ids of {len(every[0])}")]
 
 
 def model_checks(trainer, tokenizer) -> list:
@@ -244,18 +215,14 @@ def model_checks(trainer, tokenizer) -> list:
 
 
 def embedding_check(model, tokenizer):
-    """Return the Check of the control rows of the input table, and of the output table if it is
-    another."""
+    """Return the Check of the control rows of the input table, and of the output table."""
     import torch
 
-    ids = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
-    gaps, trained = [], []
+    ids, gaps, trained = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS)), [], []
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):
-        own = getattr(table, "weight", None)
-        weights = ([] if own is None else [own]) + list(table.parameters())
-        trained.append(any(p.requires_grad for p in table.parameters()))
-        rows = weights[0].detach()[torch.tensor(ids, device=weights[0].device)].float()
+        rows = table.weight.detach()[ids].float()
         gaps.append(float(torch.pdist(rows).min() / rows.norm(dim=1).min()))
+        trained.append(any(p.requires_grad for p in table.parameters()))
     return Check("control rows distinct and trainable", all(trained) and min(gaps) > 1e-2,
                  f"smallest relative distance {min(gaps):.2f}, "
                  f"{'trained' if all(trained) else 'frozen'}")

@@ -16,28 +16,22 @@ from array import array
 from pathlib import Path
 
 from kit.engine import row_checks
-from kit.engine.row_checks import Duplicate, leakage
+from kit.engine.row_checks import Duplicate
 from kit.errors import MissingError, Problem, SettingsError, bad_rows, exits, refusal
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-# First bytes of files that are no rows of text, whatever their ending says.
-MARKS = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip or Excel",
-    b"PAR1": "Parquet",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"[": "a JSON array",
-}
-ADVICE = 'correct these rows or read with on_bad="skip"'
-LISTED = 20  # duplicates and leaks that the command prints; its JSON holds all
+MARKS = {  # first bytes of files that are no rows of text, whatever their ending says
+    b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip or Excel", b"PAR1": "Parquet", b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16", b"[": "a JSON array"}
+ADVICE = "correct these rows"
+SKIP = ' or use on_bad="skip"'  # helps only where another row is left
 
 
 def find(path) -> Path:
     """Return `path` from here, or else from the project's folder, for notebook and script alike."""
     course = Path(__file__).parents[1] / path
-    if Path(path).exists() or course.exists():
-        return Path(path) if Path(path).exists() else Path(os.path.relpath(course))
+    if os.path.exists(path) or os.path.exists(course):
+        return Path(path) if os.path.exists(path) else Path(os.path.relpath(course))
     advice = f"correct the path (the working folder is {os.getcwd()})"
     raise MissingError(f"expected a data file, got nothing; {advice}", file=str(path))
 
@@ -52,22 +46,21 @@ def attempt(action, file, advice):
         raise refusal(str(file), f"to {action} this file", repr(reason), advice) from None
 
 
-def read(source, kind="auto", *, on_bad="stop", extra=False):
+def read(source, kind="auto", *, on_bad="stop"):
     """Return the Records of a .jsonl, .csv, .tsv or .parquet file or a datasets.Dataset.
 
     kind: completion (prompt and completion, or text), chat (messages), preferences (prompt,
     chosen, rejected: texts or lists of messages), or auto. A chat cell of a CSV file holds JSON.
-    extra: other columns are allowed and are in `Records.extras`; otherwise they are refused.
+    Other columns are in `Records.extras`; only tools are refused.
     Bad rows raise one DataError that lists them all; with on_bad="skip" they are in `.rejected`.
     """
     if kind not in ("auto", *row_checks.KINDS) or on_bad not in ("stop", "skip"):
-        kinds = ", ".join(row_checks.KINDS)
-        expected = f"expected kind {kinds} or auto and on_bad stop or skip"
-        raise SettingsError(f"{expected}, got {kind!r} and {on_bad!r}; correct the setting")
-    return scan(source, kind, extra).checked(on_bad)
+        raise SettingsError(f"expected kind {', '.join(row_checks.KINDS)} or auto and on_bad stop "
+                            f"or skip, got {kind!r} and {on_bad!r}; correct the setting")
+    return scan(source, kind).checked(on_bad)
 
 
-def scan(source, kind, extra=False):
+def scan(source, kind):
     """Return the Records of a source, where all rows may be bad; refuse what is no source."""
     name, reader, digest = "Dataset", arrow_rows, hashlib.sha256()
     if isinstance(source, (str, os.PathLike)):
@@ -79,9 +72,9 @@ def scan(source, kind, extra=False):
         if ending not in ENDINGS:
             raise refusal(name, f"one of {', '.join(ENDINGS)}", ending or "no ending", "convert it")
     elif not isinstance(getattr(source, "num_rows", None), int):
-        got = type(source).__name__
-        raise refusal(None, "a path or a datasets.Dataset of one split", got, "pass one split")
-    rows = Records(name, kind, extra)
+        raise refusal(None, "a path or a datasets.Dataset of one split", type(source).__name__,
+                      "pass one split")
+    rows = Records(name, kind)
     with attempt("read", name, "check that the file is whole and that you may read it"):
         rows.add(reader(source, digest))
     rows.sha256 = digest.hexdigest()
@@ -92,18 +85,21 @@ class Records:
     """Rows of one kind; `len`, index, slice and iteration work as in a list.
 
     .kind .file .sha256 (of the content) .lines (of the file; row numbers of a table) .rows_in
-    .rejected (one Problem for each rejected row) .problems (all of them) .duplicates (one
-    Duplicate for each row that equals an earlier one).
+    .problems (each Problem of a rejected row) .duplicates (one Duplicate for each row of the file
+    that equals an earlier one).
     """
 
-    def __init__(self, file, kind, extra):
-        self.file, self.kind, self.extra, self.sha256, self.rows_in = file, kind, extra, None, 0
-        self.form = None  # (columns, these in words and whether they hold messages)
+    def __init__(self, file, kind):
+        self.file, self.kind, self.sha256, self.rows_in = file, kind, None, 0
+        self.form, self.changes = None, []  # form: (columns, these in words and as messages or not)
+        self.others = set()  # names of further columns
         self.content, self.lines = [], array("Q")  # JSON and line of each good row
         self.raw, self.problems, self.duplicates = {}, [], []  # raw: {line: bytes} of all rows
 
-    rows_used = property(lambda self: len(self.content))
-    rejected = property(lambda self: list({p.line: p for p in self.problems[::-1]}.values())[::-1])
+    @property
+    def rejected(self):
+        """The first Problem of each rejected row."""
+        return list({p.line: p for p in self.problems[::-1]}.values())[::-1]
 
     def __len__(self):
         return len(self.content)
@@ -118,13 +114,16 @@ class Records:
 
     def row(self, content):
         columns = json.loads(content)
-        return {name: columns[name] for name in self.form[0]}
+        row = {name: columns[name] for name in self.form[0]}
+        for change in self.changes:
+            row = change(row)
+        return row
 
     @property
-    def extras(self) -> list:
-        """The other columns of each row, for `extra=True`."""
-        rows = map(json.loads, self.content)
-        return [{name: row[name] for name in row if name not in self.form[0]} for row in rows]
+    def extras(self):
+        """Yield the other columns of each row."""
+        for row in map(json.loads, self.content):
+            yield {name: row[name] for name in row if name not in self.form[0]}
 
     def add(self, rows):
         """Sort (line, bytes, JSON, faults) of each row into good rows and rejected ones."""
@@ -147,10 +146,11 @@ class Records:
 
     def faults(self, row) -> list:
         """Return the faults of a parsed row; the first good row decides the form of all."""
-        if fault := row_checks.column_fault(row, self.kind, self.extra):
+        kind, columns, fault = row_checks.form_of(row, self.kind)
+        if fault:
             return [fault]
-        self.kind, columns = row_checks.columns_of(row, self.kind, self.extra)
-        if faults := row_checks.faults({name: row[name] for name in columns}, self.kind):
+        self.kind, self.others = kind, self.others | row.keys() - {*columns}
+        if faults := row_checks.faults({name: row[name] for name in columns}, kind):
             return faults
         form = columns, ", ".join(columns) + " as messages" * isinstance(row.get("prompt"), list)
         self.form = self.form or form
@@ -161,22 +161,18 @@ class Records:
     def reject(self, faults, on_bad="skip", advice=ADVICE):
         """Return Records without the rows of `faults` = {index: (field, expected, got)}.
 
-        on_bad="stop" raises one DataError that names them all; "skip" adds them to `.rejected`.
+        on_bad="stop" raises one DataError that names them all; "skip" adds them to `.problems`.
         """
         new = [Problem(self.file, self.lines[i], *faults[i]) for i in sorted(faults)]
-        if new and on_bad == "stop":
-            raise bad_rows(self.file, new, self.rows_in, advice)
         rest = self.only([i for i in range(len(self)) if i not in faults])
         rest.problems = sorted(self.problems + new, key=lambda problem: problem.line)
-        return rest.checked("skip", advice)
+        return rest.checked(on_bad if new else "skip", advice)
 
     def mapped(self, kind, change):
         """Return Records of `kind` with change(row) for each row; None leaves out the row."""
-        changed = [json.dumps(change(row)) for row in self]
-        rest = self.only([i for i, content in enumerate(changed) if content != "null"])
-        rest.content = [content for content in changed if content != "null"]
-        rest.kind, rest.rows_in = kind, len(rest) + len(rest.rejected)
-        rest.form = (tuple(json.loads(rest.content[0])), kind) if len(rest) else None
+        rest = self.only([i for i, row in enumerate(self) if change(row) is not None])
+        rest.kind, rest.changes = kind, [*self.changes, change]
+        rest.rows_in = len(rest) + len(rest.rejected)
         return rest
 
     def only(self, used):
@@ -184,8 +180,6 @@ class Records:
         rest = copy.copy(self)
         rest.content = [self.content[i] for i in used]
         rest.lines = array("Q", (self.lines[i] for i in used))
-        lines = set(rest.lines)
-        rest.duplicates = [pair for pair in self.duplicates if lines.issuperset(pair[:2])]
         return rest
 
     def checked(self, on_bad, advice=ADVICE):
@@ -197,6 +191,7 @@ class Records:
             return self
         error = refusal(self.file, "at least one row", "none", "correct the file")
         if self.problems:
+            advice += SKIP * bool(self.content)
             error = bad_rows(self.file, self.problems, self.rows_in, advice)
         error.records = self
         raise error
@@ -206,14 +201,9 @@ class Records:
 
         `json.loads(line)["raw"].encode(errors="surrogateescape")` are the bytes of the row.
         """
-        rows = []
-        for problem in self.rejected:
-            raw = self.raw[problem.line].decode(errors="surrogateescape")
-            rows.append(json.dumps(problem._asdict() | {"raw": raw}))
-        write_lines(file, rows, [self.file, *inputs])
-
-
-reject = Records.reject
+        rows = ({**p._asdict(), "raw": self.raw[p.line].decode(errors="surrogateescape")}
+                for p in self.rejected)
+        write_lines(file, map(json.dumps, rows), [self.file, *inputs])
 
 
 def write_lines(file, lines, inputs=()):
@@ -221,11 +211,10 @@ def write_lines(file, lines, inputs=()):
     target = os.path.realpath(file)
     part = f"{target}.{os.getpid()}.part"
     with attempt("write", file, "choose a folder that exists, has room and may be written"):
-        if os.path.exists(target) and not os.path.isfile(target):
-            raise refusal(str(file), "a file to write", "a folder or device", "choose another name")
-        inputs = [name for name in inputs if os.path.exists(name) and os.path.exists(target)]
-        if any(os.path.samefile(name, target) for name in inputs):
-            raise refusal(str(file), "a file to write", "an input file", "choose another name")
+        if os.path.exists(target) and (not os.path.isfile(target) or any(
+                os.path.samefile(name, target) for name in inputs if os.path.exists(name))):
+            raise refusal(str(file), "a file to write", "an input file, a folder or a device",
+                          "choose another name")
         try:
             with open(part, "w", encoding="utf-8") as out:
                 out.writelines(f"{line}\n" for line in lines)
@@ -246,8 +235,8 @@ def split_too_long(rows, lengths, max_length) -> Records:
         notes.append(f"equal to an earlier row: {len(rows.duplicates)} ({rows.duplicates[0]})")
     if long:
         shortest, longest = min(long.values()), max(long.values())
-        span = f"{len(long)} of {len(rows)} rows ({shortest} to {longest} tokens)"
-        notes.append(f"left out as longer than max_length = {max_length}: {span}")
+        notes.append(f"left out as longer than max_length = {max_length}: {len(long)} of "
+                     f"{len(rows)} rows ({shortest} to {longest} tokens)")
         limit = f"at most max_length = {max_length} tokens"
         faults = {i: (None, limit, f"{n} tokens") for i, n in long.items()}
         rows = rows.reject(faults, advice=f"set max_length to {shortest} or more")
@@ -261,18 +250,8 @@ def split_leaked(rows, questions, on_bad="stop") -> Records:
 
     One DataError lists all rows with such a prompt; with on_bad="skip" they are rejected.
     """
-    leaks, expected = leakage(rows, questions), "no prompt of the test rows"
-    faults = {i: (None, expected, leaks[i].match()) for i in leaks}
-    return rows.reject(faults, on_bad, 'remove them from one of the files or use on_bad="skip"')
-
-
-def length_quantiles(lengths, max_length=None) -> dict:
-    """Return rows, the length at each twentieth of the rows, and how many rows are too long."""
-    ordered, points = sorted(lengths), [step / 20 for step in range(21)]
-    quantiles = {at: ordered[round(at * (len(ordered) - 1))] for at in points if ordered}
-    dropped = sum(max_length is not None and n > max_length for n in ordered)
-    facts = {"rows": len(ordered), "max_length": max_length}
-    return facts | {"quantiles": quantiles, "dropped": dropped}
+    return rows.reject(row_checks.leakage(rows, questions), on_bad,
+                       "remove them from one of the files")
 
 
 def text_lines(file, digest):
@@ -316,10 +295,9 @@ def csv_rows(file, digest):
 
 def as_json(header, cells):
     """Return the JSON of a CSV record; a cell of messages is JSON already."""
-    pairs = []
-    for name, cell in zip(header, cells):
-        cell = cell if name == "messages" else json.dumps(cell, ensure_ascii=False)
-        pairs.append(f"{json.dumps(name)}: {cell}")
+    cells = [cell if name == "messages" else json.dumps(cell, ensure_ascii=False)
+             for name, cell in zip(header, cells)]
+    pairs = (f"{json.dumps(name)}: {cell}" for name, cell in zip(header, cells))
     return f"{{{', '.join(pairs)}}}\n".encode(errors="surrogateescape")
 
 
@@ -332,24 +310,19 @@ def arrow_rows(source, digest):
         if isinstance(source, str):
             content = Path(source).read_bytes()
             digest.update(content)
-            table, digest = parquet.read_table(pyarrow.BufferReader(content)), None
+            table, digest = parquet.read_table(pyarrow.BufferReader(content)), hashlib.sha256()
         else:
             table = source.with_format("arrow")[:]
-        row_checks.distinct([(name, None) for name in table.column_names])
         rows = (row for part in table.to_batches(1000) for row in part.to_pylist())
         for line, row in enumerate(rows, 1):
-            row = json.loads(json.dumps(row, default=not_text), object_hook=without_nulls)
+            text = json.dumps(row, default=lambda value: {type(value).__name__: str(value)})
+            row = json.loads(text, object_hook=without_nulls)
             content = json.dumps(row).encode() + b"\n"
-            if digest:
-                digest.update(content)
+            digest.update(content)
             yield line, content, content, None
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         file, reason = source if isinstance(source, str) else None, str(error).split("\n")[0]
         raise refusal(file, "a table of text", reason, "write it again") from None
-
-
-def not_text(value):
-    return {type(value).__name__: str(value)}
 
 
 def without_nulls(item):
@@ -364,28 +337,20 @@ def main(argv=None):
     parser.add_argument("--kind", default="auto", choices=["auto", *row_checks.KINDS])
     parser.add_argument("--against", metavar="FILE", help="test rows, whose prompts are refused")
     parser.add_argument("--rejected", metavar="FILE", help="write the rejected rows here")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(argv)
     sys.stdout.reconfigure(errors="backslashreplace")
     rows = scan(options.file, options.kind)
     if options.rejected:
-        rows.write_rejected(options.rejected, [options.against] if options.against else [])
-    tests = read(options.against, extra=True) if options.against else []
-    leaks = list(leakage(rows, tests).values())
-    names = "file", "kind", "sha256", "rows_in", "rows_used"
-    facts = {name: getattr(rows, name) for name in names}
-    lists = {"problems": rows.problems, "duplicates": rows.duplicates, "leaks": leaks}
-    if options.json:
-        lists = {name: [item._asdict() for item in lists[name]] for name in lists}
-        print(json.dumps(facts | lists, indent=1))
-    else:
-        print(f"{rows.file}: {rows.kind}, {rows.rows_in} rows, {rows.rows_used} used, ", end="")
-        print(
-            f"{len(rows.rejected)} rejected, {len(rows.duplicates)} equal to an earlier row, ",
-            end="",
-        )
-        print(f"{len(leaks)} with a prompt of the test rows")
-        print(*rows.problems, *rows.duplicates[:LISTED], *leaks[:LISTED], sep="\n")
+        rows.write_rejected(options.rejected, [options.against or rows.file])
+    tests = read(options.against) if options.against else []
+    leaks = [Problem(rows.file, rows.lines[i], *fault)
+             for i, fault in row_checks.leakage(rows, tests).items()]
+    print(f"{rows.file}: {rows.kind}, {rows.rows_in} rows, {len(rows)} used, "
+          f"{len(rows.rejected)} rejected, {len(rows.duplicates)} equal to an earlier row, "
+          f"{len(leaks)} with a prompt of the test rows")
+    if rows.others:
+        print(f"columns that are not trained: {', '.join(sorted(map(repr, rows.others)))}")
+    print(*rows.problems, *rows.duplicates, *leaks, sep="\n")
     split_leaked(rows.checked("stop"), tests)
 
 

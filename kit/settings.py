@@ -55,6 +55,7 @@ class Settings:
     lora_alpha: int = 0  # scale of the adapters; 0: twice the rank [>= 0]
     lora_dropout: float = 0.0  # dropout of the adapters [>= 0, < 1]
     lora_targets: str = "all-linear"  # layers with adapters; names separated by commas
+    lora_bits: int = 32  # bits of each frozen weight under LoRA; 4 needs a GPU [32 | 16 | 4]
     seed: int = 0  # order of the rows, dropout and adapters [>= 0]
     report_to: str = "none"  # trackers besides metrics.jsonl, separated by commas: wandb, ...
 
@@ -93,7 +94,7 @@ def check(instance):
 def inside(value, limits):
     """Return whether the value keeps limits such as `> 0`, `>= 0, < 1`, `0 .. 1` or `a | b`."""
     if "|" in limits:
-        return value in re.split(r" *\| *", limits)
+        return str(value) in re.split(r" *\| *", limits)
     low, dots, high = limits.partition(" .. ")
     parts = [f">= {low}", f"<= {high}"] if dots else limits.split(",")
     try:

@@ -5,7 +5,6 @@ The training itself is TRL's SFTTrainer or DPOTrainer, built in the lesson's own
 """
 
 import copy
-import dataclasses
 import hashlib
 import itertools
 import math
@@ -14,18 +13,32 @@ import random
 
 from kit import chat, models, preflight, records, runs, scoring, tasks
 from kit.engine import distributed
-from kit.engine.patches import checkpointing_name, score_trained_ids_only
+from kit.engine.patches import checkpointing_name, narrow_states, score_trained_ids_only
 from kit.errors import DataError, SettingsError
 
 SCORED = 200  # test questions, for the scores before and after
 VALIDATED = 128  # rows, for the loss during training
 
 
-def load_start(params):
-    """Return (model, tokenizer) of the model to continue from, with the template of the params."""
-    model, tokenizer = models.load(runs.start_from(params))
+def load_start(params, *, where=None, bits=None):
+    """Return (model, tokenizer) of the model to continue from, with the template of the params.
+
+    bits: of each weight, in place of params.lora_bits.
+    """
+    if params.lora_bits < 32 and (is_split() or not params.lora_rank):
+        raise SettingsError("expected 32 for full training and for a model that FSDP2 or DeepSpeed "
+                            f"splits, got {params.lora_bits}; set lora_rank, or launch without "
+                            "them", field="lora_bits")
+    model, tokenizer = models.load(runs.start_from(params), where=where,
+                                   bits=bits or params.lora_bits)
     chat.prepare(tokenizer, model, params.template)
     return model, tokenizer
+
+
+def is_split():
+    """Return whether FSDP2 or DeepSpeed splits the model over processes."""
+    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return any(os.environ.get(name, "").lower() == "true" for name in names)
 
 
 def load_chats(params, tokenizer, split="train"):
@@ -86,16 +99,20 @@ def by_length(lengths, batch_size, seed):
 def sft_dataset(encoded, batch_size=32, seed=0):
     """Return columns `input_ids` and `labels` (-100 where the loss mask is 0), which TRL takes.
 
-    The ids go from array to Arrow, and never become Python numbers.
+    The ids go from array to Arrow, and never become Python numbers. Small ids take two bytes, so
+    that 200 MB of rows are ready to train in less than 2 GB.
     """
     import numpy as np
     import pyarrow as pa
 
     order = by_length([len(e) for e in encoded], batch_size, seed)
     ends = np.cumsum([0, *(len(encoded[i]) for i in order)], dtype=np.int64)
-    ids = np.frombuffer(b"".join(encoded[i].ids for i in order), np.int32)
-    mask = np.frombuffer(b"".join(encoded[i].mask for i in order), bool)
-    labels = np.where(mask, ids, np.int32(chat.IGNORED))
+    largest = max(np.frombuffer(e.ids, np.int32).max(initial=0) for e in encoded)
+    ids, labels = np.empty((2, ends[-1]), np.int16 if largest < 2**15 else np.int32)
+    for i, start, end in zip(order, ends, ends[1:]):
+        ids[start:end] = encoded[i].ids
+        mask = np.frombuffer(encoded[i].mask, bool)
+        labels[start:end] = np.where(mask, ids[start:end], chat.IGNORED)
     columns = {name: pa.LargeListArray.from_arrays(ends, values)
                for name, values in (("input_ids", ids), ("labels", labels))}
     return dataset(columns, f"sft {batch_size} {seed}")
@@ -128,14 +145,12 @@ def hardware(params, processes=None):
                             f"{params.batch_size}; raise --batch_size", field="batch_size")
     share = math.ceil(params.batch_size / processes)
     micro = min(params.micro_batch_size or share, share)
-    names = {f.name for f in dataclasses.fields(TrainingArguments)}
-    checkpointing = ("activation_checkpointing" if "activation_checkpointing" in names
-                     else "gradient_checkpointing")  # transformers renamed it
+    renamed = hasattr(TrainingArguments, "activation_checkpointing")
     return {
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": math.ceil(share / micro),
         "bf16": models.compute_dtype(where) == torch.bfloat16,
-        checkpointing: False,
+        f"{'activation' if renamed else 'gradient'}_checkpointing": False,
         "use_cpu": where == "cpu",
         **({"max_steps": int(os.environ["KIT_MAX_STEPS"])} if smoke_test() else {}),
         "train_sampling_strategy": "sequential",  # sft_dataset and dpo_dataset have drawn the order
@@ -186,8 +201,7 @@ def mean_loss(model, encoded, *, batch_size=32):
     return sum(nats.item() for nats, _ in sums) / sum(trained for _, trained in sums)
 
 
-def few_steps(model, encoded, *, steps, learning_rate, batch_size=16, warmup_ratio=0.05,
-              validation=None):
+def few_steps(model, encoded, *, steps, learning_rate, batch_size=16, validation=None):
     """Train a copy of the model by the loop of lesson 02, and write nothing. Lessons 02 and 03.
 
     The rows are taken in order, and again from the first. Return the copy and {"training":
@@ -198,8 +212,7 @@ def few_steps(model, encoded, *, steps, learning_rate, batch_size=16, warmup_rat
 
     model, rows = copy.deepcopy(model).train(), itertools.cycle(encoded)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
-    warmup = math.ceil(steps * warmup_ratio)
-    scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, math.ceil(0.05 * steps), steps)
     losses = {"training": []} | ({"validation": []} if validation else {})
     for step in range(1, steps + 1):
         nats, trained = summed_loss(model, list(itertools.islice(rows, batch_size)))
@@ -217,24 +230,65 @@ def few_steps(model, encoded, *, steps, learning_rate, batch_size=16, warmup_rat
 def lora(params, model):
     """Return the LoraConfig of the params, None for rank 0.
 
-    The role tokens of our template are new, so their embedding rows train too. Under a model's own
-    template no token is new, and the tables stay frozen.
+    The role tokens of our template are new, so their rows of the embedding tables train too, and
+    no other row does. FSDP2 and DeepSpeed cannot split a table of which some rows train, so there
+    the whole tables train. Under a model's own template no token is new, and they stay frozen.
     """
     from peft import LoraConfig
 
     if not params.lora_rank:
         return None
     checkpointing_name()
+    head_with_bias()
     targets = params.lora_targets.replace(" ", "").split(",")
+    tables = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    names = [name for name, part in model.named_modules() if id(part) in tables]
     options = {}
-    if getattr(model, "role_ids", None):
-        tables = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-        names = [name for name, part in model.named_modules() if id(part) in tables]
-        options = {"modules_to_save": [name.split(".")[-1] for name in names],
-                   "ensure_weight_tying": model.config.tie_word_embeddings}
+    if ids := getattr(model, "role_ids", None):
+        options = {"trainable_token_indices": dict.fromkeys(names, ids)}
+        if is_split():
+            options = {"modules_to_save": names,
+                       "ensure_weight_tying": model.config.tie_word_embeddings}
     return LoraConfig(r=params.lora_rank, lora_alpha=params.lora_alpha or 2 * params.lora_rank,
                       lora_dropout=params.lora_dropout, task_type="CAUSAL_LM", **options,
                       target_modules=targets[0] if targets == ["all-linear"] else targets)
+
+
+def head_with_bias():
+    """Let TRL read `bias` of an output table of which peft trains some rows.
+
+    TRL 1.16 reads `lm_head.bias`, and the wrapper of peft 0.21 has `weight` only. It can go when
+    the wrapper answers for both.
+    """
+    from peft.utils.other import TrainableTokensWrapper
+
+    TrainableTokensWrapper.bias = property(lambda wrapper: wrapper.original_module.bias)
+
+
+def complete(trainer, params):
+    """Complete what peft 0.21 and TRL 1.16 leave of a trainer with adapters.
+
+    peft computes a table with trained rows without the hook of the table. TRL rounds the adapters
+    of a 4-bit base to bfloat16, where small steps are lost. A rounded base would stay rounded in
+    model/, so its adapters are merged into a base of 32 bits.
+    """
+    narrow_states(trainer.model)
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    if params.lora_bits < 32:
+        trainer.model.merge_and_unload = lambda: merged(trainer.model, params)
+
+
+def merged(model, params):
+    """Return the start model of the params in float32, with the adapters of `model` merged in."""
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    base, _ = load_start(params, where="cpu", bits=32)
+    base.generation_config = model.generation_config
+    whole = get_peft_model(base, copy.deepcopy(model.active_peft_config))
+    set_peft_model_state_dict(whole, get_peft_model_state_dict(model, save_embedding_layers=False))
+    return whole.merge_and_unload()
 
 
 def report_rows(run, rows):
@@ -265,6 +319,8 @@ def train(params, load_rows, make_trainer, *, reference=False, load_validation=N
     run = runs.start(params, data=[rows], base=base, reference=base if reference else None)
     trainer = make_trainer(params, run, model, tokenizer, encoded)
     trainer.rows_per_step = params.batch_size
+    if params.lora_rank:
+        complete(trainer, params)
     checks = preflight.run(trainer, tokenizer, rows)
     new = not run.finished
     if new and distributed.is_first():
@@ -292,13 +348,14 @@ def validation_rows(params, tokenizer, load_rows):
 def before_and_after(params, run, evaluate=scoring.evaluate):
     """Return and print the scores of the start model and of the run's model, with the difference.
 
-    Both answer the same test questions, at most SCORED, evenly spaced over the test files.
+    Both answer the same test questions, at most SCORED, evenly spaced over the test files. Both
+    have lora_bits per weight, because a GPU that trained on 4 bits may have no room for more.
     """
     task = tasks.load(params.task, check=False)
     questions, most = tasks.questions(task), 8 if smoke_test() else SCORED
     questions, results = questions[:: math.ceil(len(questions) / most)], []
     for name in (runs.start_from(params), run.model):
-        model, tokenizer = models.load(name)
+        model, tokenizer = models.load(name, bits=params.lora_bits)
         chat.prepare(tokenizer, model, params.template)
         results.append(evaluate(model, tokenizer, questions, task))
     before, after = results

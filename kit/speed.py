@@ -1,12 +1,10 @@
-"""How many rows at once: as many as help and fit, and what to change when they do not. Lesson
-11."""
+"""How many rows fit into the GPU at once, and what to change when they do not. Lesson 11."""
 
 from dataclasses import replace
 
 from kit import memory, models
 from kit.errors import SettingsError
 
-TOKENS = 32_768  # ids in one micro batch: enough to fill a large GPU with a small model
 # Columns of a row; the prompt of a DPO pair is computed twice.
 COLUMNS = ("input_ids", "prompt_ids", "prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -16,16 +14,6 @@ def checkpointing(model, on=True):
     name = f"checkpointing_{'enable' if on else 'disable'}"
     # transformers renamed the method
     (getattr(model, f"activation_{name}", None) or getattr(model, f"gradient_{name}"))()
-
-
-def micro_batch_size(lengths, batch_size, processes=1, tokens=TOKENS):
-    """Return the largest number of rows at once that divides a step and holds about `tokens` ids.
-
-    lengths: ids of each row. Accumulation makes up for fewer rows, so the steps stay the same.
-    """
-    rows = batch_size // processes
-    most = max(1, int(tokens * len(lengths) / sum(lengths)))
-    return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= most)
 
 
 def arrays(trainer):
@@ -61,16 +49,13 @@ def fit(trainer):
             checkpointed = True
             checkpointing(trainer.model)
         else:
-            raise SettingsError(
-                "micro_batch_size: expected that one row with checkpointing fits into the GPU, got "
-                "out of memory; lower max_length, or take a smaller model or LoRA"
-            )
+            raise SettingsError("micro_batch_size: expected that one row with checkpointing fits "
+                                "into the GPU, got out of memory; lower max_length, or take a "
+                                "smaller model or LoRA")
     if checkpointed or rows < start:
-        words = " and checkpointing" * checkpointed
-        print(
-            f"{start} rows at once do not fit into the GPU: this run takes {rows} at once, "
-            f"{args.gradient_accumulation_steps} times per step{words}; the steps stay the same"
-        )
+        times = f"{args.gradient_accumulation_steps} times per step"
+        print(f"{start} rows at once do not fit into the GPU: this run takes {rows} at once, "
+              f"{times}{' and checkpointing' * checkpointed}; the steps stay the same")
 
 
 def _lengths(data):
@@ -79,44 +64,36 @@ def _lengths(data):
     return [sum(map(len, row)) for row in zip(*columns, strict=True)]
 
 
-def largest(lengths, size, in_order):
-    """Return the rows of the micro batch with the most ids; if not in order, the longest rows."""
-    if not in_order:
-        return sorted(range(len(lengths)), key=lengths.__getitem__)[-size:]
-    starts = range(0, len(lengths), size)
-    start = max(starts, key=lambda start: sum(lengths[start : start + size]))
-    return list(range(start, min(start + size, len(lengths))))
-
-
 def _fits(trainer):
-    """Return whether the largest batch fits beside AdamW's two moments, on every process."""
+    """Return whether the longest rows fit beside AdamW's two moments, on every process."""
     import torch
 
-    model, args, data = trainer.model, trainer.args, trainer.train_dataset
-    in_order = args.train_sampling_strategy == "sequential"
-    rows = largest(_lengths(data), args.per_device_train_batch_size, in_order)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    state, mode, failed = torch.cuda.get_rng_state(), model.training, 0
-    moments = batch = loss = None
-    model.train()
+    lengths, device, failed = _lengths(trainer.train_dataset), trainer.args.device, 0
+    rows = sorted(range(len(lengths)), key=lengths.__getitem__)
     try:
-        moments = torch.empty(2 * trained, device=args.device)
-        batch = trainer._prepare_inputs(trainer.data_collator([data[i] for i in rows]))
-        with trainer.accelerator.autocast():
-            loss = trainer.compute_loss(model, batch)
-        loss.backward()
+        with torch.random.fork_rng([device]):
+            _step(trainer, rows[-trainer.args.per_device_train_batch_size :])
     except torch.OutOfMemoryError:
         failed = 1
-    del loss, batch, moments
-    model.zero_grad(set_to_none=True)
-    model.train(mode)
-    torch.cuda.set_rng_state(state)
+    trainer.model.zero_grad(set_to_none=True)
     if failed:  # after a success, the allocator's blocks serve all smaller batches
         torch.cuda.empty_cache()
     trainer._metrics["train"].clear()
     trainer._total_train_tokens = 0
-    total = trainer.accelerator.reduce(torch.tensor([failed], device=args.device), "sum")
-    return int(total) == 0
+    return not trainer.accelerator.reduce(torch.tensor([failed], device=device), "sum").item()
+
+
+def _step(trainer, rows):
+    """Compute the gradients of the rows while two numbers per trained weight are kept free."""
+    import torch
+
+    model, data = trainer.model.train(), trainer.train_dataset
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    moments = torch.empty(2 * trained, device=trainer.args.device)
+    batch = trainer._prepare_inputs(trainer.data_collator([data[i] for i in rows]))
+    with trainer.accelerator.autocast():
+        trainer.compute_loss(model, batch).backward()
+    del moments
 
 
 def training_of(trainer):
@@ -124,14 +101,14 @@ def training_of(trainer):
     args, data = trainer.args, trainer.train_dataset
     model = trainer.accelerator.unwrap_model(trainer.model)
     dpo = "prompt_ids" in (data.column_names or ())
-    rows = _lengths(data) if hasattr(data, "num_rows") else [args.max_length or 1024]
+    longest = max(_lengths(data), default=1024)
     narrow = next(p for p in model.parameters() if p.ndim > 1).element_size() == 2
     adapters = getattr(model, "peft_config", {}).values()
     names = ("gradient_checkpointing", "activation_checkpointing")  # transformers renamed it
     flags = [getattr(each, name, False) for each in (args, *model.modules()) for name in names]
     return memory.Training(
         micro_batch_size=args.per_device_train_batch_size,
-        length=max(rows) // 2 if dpo else max(rows),  # a pair is two rows
+        length=longest // 2 if dpo else longest,  # a pair is two rows
         kind="dpo" if dpo else "sft",
         lora_rank=max((adapter.r for adapter in adapters), default=0),
         lora_tables=any(adapter.modules_to_save for adapter in adapters),
@@ -155,22 +132,20 @@ def available():
 def advice(trainer):
     """Return one sentence for a run that is out of memory: what it needs, and what would fit."""
     now, room, config = training_of(trainer), available(), trainer.model.config
-    rows, fitting = now.micro_batch_size, []
+    rows, advised = now.micro_batch_size, []
     try:
         need = memory.plan(config, now).peak
     except SettingsError:  # a model that the planner cannot describe
         return f"{rows} rows at once do not fit into the GPU; try micro_batch_size={rows // 2 or 1}"
     limit = min(room / memory.MARGIN, need - 1)  # `now` did not fit, whatever the plan says
-    for change in ({}, {"checkpointing": True}, {"lora_rank": 16, "lora_tables": False}):
-        for n in (n for n in range(rows, 0, -1) if rows % n == 0):
-            smaller = replace(now, micro_batch_size=n, accumulation=2, **change)
-            if memory.plan(config, smaller).peak <= limit:
-                words = " with checkpointing" * ("checkpointing" in change)
-                words += " with lora_rank=16" * ("lora_rank" in change)
-                fitting.append(f"micro_batch_size={n}{words}")
-                break
-    return (
-        f"{rows} rows of up to {now.length:,} ids at once need about {need / 1e9:,.2f} GB, the GPU "
-        f"has {room / 1e9:,.2f} GB for this process; try "
-        + (", or ".join(fitting) or "a smaller model, a smaller max_length, or FSDP2 on more GPUs")
-    )
+    ways = {"": {}, " with checkpointing": {"checkpointing": True},
+            " with lora_rank=16": {"lora_rank": 16, "lora_tables": False}}
+    for words, change in ways.items():
+        trainings = [replace(now, micro_batch_size=n, accumulation=2, **change)
+                     for n in range(1, rows + 1) if rows % n == 0]
+        fitting = [t for t in trainings if memory.plan(config, t).peak <= limit]
+        advised += [f"micro_batch_size={t.micro_batch_size}{words}" for t in fitting[-1:]]
+    smaller = "a smaller model, a smaller max_length, or FSDP2 on more GPUs"
+    return (f"{rows} rows of up to {now.length:,} ids at once need about {need / 1e9:,.2f} GB, the "
+            f"GPU has {room / 1e9:,.2f} GB for this process; "
+            f"try {', or '.join(advised) or smaller}")

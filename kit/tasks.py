@@ -9,6 +9,7 @@ the rows is the test, and the judge is `exact`.
 import contextlib
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -121,11 +122,14 @@ def find(name) -> Path:
     names = sorted(f.stem for f in SHIPPED.glob("*/*.py") if f.stem == f.parent.name)
     if name in names:
         return records.find(Path(SHIPPED.name) / name / f"{name}.py")
-    close = difflib.get_close_matches(str(name), names, n=1)
-    advice = f"did you mean {close[0]}?" if close else "correct the name"
     raise SettingsError(f"expected {', '.join(names)}, a task file (.py) or a file of rows "
-                        f"({', '.join(records.ENDINGS)}), got {str(name)!r}; {advice}",
-                        field="task")
+                        f"({', '.join(records.ENDINGS)}), got {str(name)!r}; "
+                        f"{_did_you_mean(str(name), names) or 'correct the name'}", field="task")
+
+
+def _did_you_mean(name, names):
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.75)
+    return f"did you mean {close[0]}?" if close else ""
 
 
 def module(name):
@@ -143,10 +147,11 @@ def load(name, *, folder=None, on_bad="stop", check=True) -> Task:
     """
     file = find(name)
     source, code = _module(file)
-    values = {field: getattr(code, field, None) for field in FIELDS}
+    defaults = {"system": "", "validation": VALIDATION, "judge": exact}
+    values = {field: getattr(code, field, defaults.get(field)) for field in FIELDS}
 
     def path(field, value):
-        target = value if not isinstance(value, str) else Path(folder or file.parent) / value
+        target = Path(folder or file.parent) / value if isinstance(value, str) else value
         if isinstance(target, Path) and check and not target.is_file():
             raise _refusal(file, source, field, "a file", f"nothing at {target}",
                            "correct the path", MissingError)
@@ -155,11 +160,9 @@ def load(name, *, folder=None, on_bad="stop", check=True) -> Task:
     tests = values.pop("test") or TEST
     if not isinstance(tests, float):
         tests = tuple(path("test", test) for test in ([tests] if isinstance(tests, str) else tests))
-    values |= {field: path(field, values[field]) for field in ("train", "completions", "pairs")}
-    share = VALIDATION if values["validation"] is None else values["validation"]
-    values |= {"tests": tests, "validation": path("validation", share),
-               "system": values["system"] or "", "judge": values["judge"] or exact}
-    task = Task(name=file.stem, file=file, source=source, module=code, **values)
+    values |= {field: path(field, values[field])
+               for field in ("train", "validation", "completions", "pairs")}
+    task = Task(name=file.stem, file=file, source=source, module=code, tests=tests, **values)
     if check:
         _check(task, on_bad)
     return task if task.max_new_tokens else replace(task, max_new_tokens=_longest(task))
@@ -167,11 +170,12 @@ def load(name, *, folder=None, on_bad="stop", check=True) -> Task:
 
 def of_run(folder, check=True):
     """Return the task of a run folder, its task.py with the rows beside the original; or None."""
-    name = checkpoints.read_json(folder / "run.json").get("params", {}).get("task")
+    params = checkpoints.read_json(folder / "run.json").get("params")
+    name = str(params.get("task") or "") if isinstance(params, dict) else ""
     if not name or not (folder / "task.py").is_file():
         return load(name, check=check) if name else None
     original = folder
-    with contextlib.nullcontext() if check else contextlib.suppress(MissingError):
+    with contextlib.nullcontext() if check else contextlib.suppress(KitError):
         original = find(name).parent
     return replace(load(folder / "task.py", folder=original, check=check), name=Path(name).stem)
 
@@ -179,10 +183,10 @@ def of_run(folder, check=True):
 def _longest(task):
     """Return a length that cuts no right reply, because an id is at least one byte."""
     try:
-        replies = [q.right for split in ("train", "test") for q in questions(task, split)]
-    except KitError:  # files that are missing or bad and were not to be checked
+        replies = (q.right for split in ("train", "test") for q in _questions(task, split))
+        return max(len(reply.encode()) for reply in replies) + 2
+    except (KitError, ValueError):  # files that are missing or bad and were not to be checked
         return 256
-    return max(len(reply.encode()) for reply in replies) + 2
 
 
 def _refusal(file, source, name, expected, got, advice, error=DataError):
@@ -203,13 +207,13 @@ def _module(file):
     """Run a task file and check its names; return its text and module. Rows get the text of one."""
     code = types.ModuleType(f"kit_task_{file.stem}")
     code.__file__, sys.modules[code.__name__] = str(file), code
-    source = (f"train = {file.name!r}\ntest = {TEST}\n" if file.suffix in records.ENDINGS
-              else file.read_text("utf-8", "replace"))
+    source = f"train = {file.name!r}\ntest = {TEST}\n"
+    if file.suffix not in records.ENDINGS:
+        with records.attempt("read", file, "name a task file"):
+            source = file.read_text("utf-8", "replace")
     try:
         exec(compile(source, str(file), "exec"), code.__dict__)
-    except KitError:
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         kind, advice = ((MissingError, "install it with pip") if isinstance(error, ImportError)
                         else (DataError, "correct this line"))
         raise kind(f"expected Python that runs, got {type(error).__name__}: "
@@ -227,17 +231,18 @@ def _module(file):
 
 def _check_name(file, source, name, value):
     """Refuse a misspelt field, a lower-case value of no field, and a value of the wrong type."""
+    advice = _did_you_mean(name, FIELDS)
     if name in FIELDS:
         kind, words = FIELDS[name]
-        if not isinstance(value, kind) or kind is int and value < 1:
+        names = value if isinstance(value, (list, tuple)) else []
+        if (not isinstance(value, kind) or kind is int and value < 1
+                or isinstance(value, float) and not 0 <= value < 1
+                or not all(isinstance(name, str) for name in names)):
             raise _refusal(file, source, name, words, row_checks.describe(value),
                            "correct this line")
-        return
-    close = difflib.get_close_matches(name.lower(), FIELDS, n=1, cutoff=0.75)
-    if close or name.islower() and not callable(value):
-        advice = "write a name of your own in capitals or with _ in front"
+    elif advice or name.islower() and not callable(value):
         raise _refusal(file, source, name, f"a name out of {', '.join(FIELDS)}", name,
-                       f"did you mean {close[0]}?" if close else advice)
+                       advice or "write a name of your own in capitals or with _ in front")
 
 
 def rows(task, split="train", kind=None, on_bad="stop"):
@@ -252,36 +257,63 @@ def rows(task, split="train", kind=None, on_bad="stop"):
                             field="task")
     file = file if isinstance(file, Path) else task.train
     kind = kind or {"pairs": "preferences", "completions": "completion"}.get(split, "chat")
-    part = "validation" if split == "validation" else "train"
-
-    def change(row):
-        used = file != task.train or _part(task, row) == part
-        return _SHAPES[kind](task, row) if used else None
-
-    read = records.read(file, on_bad=on_bad, extra=True).mapped(kind, change)
+    read = _read(task, file, kind, split if split == "validation" else "train", on_bad)
     if not len(read):
         raise DataError(f"expected {kind} rows for {split}, got none; add rows, or name a file for "
                         f"{split} in {task.file}", file=str(file))
     return read
 
 
+def _read(task, file, kind, part, on_bad="stop"):
+    """Return the Records of a file as rows of `kind`; of train, only the rows of one part."""
+    def change(row):
+        used = file != task.train or _part(task, row) == part
+        return shaped(task, row, kind) if used else None
+    return records.read(file, on_bad=on_bad).mapped(kind, change)
+
+
+def shaped(task, row, kind):
+    """Return a row as `kind`, with the task's system message in front, or None if it is no such."""
+    def turn(name):
+        return [{"role": "user" if name == "prompt" else "assistant", "content": row[name]}]
+
+    def with_system(turns):
+        new = task.system and turns[0]["role"] != "system"
+        return [{"role": "system", "content": task.system}, *turns] if new else turns
+
+    if kind == "preferences":
+        row = {name: turn(name) for name in row} if isinstance(row["prompt"], str) else row
+        return row | {"prompt": with_system(row["prompt"])}
+    if kind == "completion" and "messages" in row:
+        texts = [turn["content"] for turn in row["messages"] if turn["role"] != "system"]
+        return {"prompt": texts[0], "completion": texts[1]} if len(texts) == 2 else None
+    if kind == "completion":
+        return row
+    if "text" in row:
+        return None
+    turns = row["messages"] if "messages" in row else [*turn("prompt"), *turn("completion")]
+    return {"messages": with_system(turns)}
+
+
 def questions(task, split="test"):
     """Return the Questions of "test", "validation" or "train"; a row's last answer is right."""
+    return list(_questions(task, split))
+
+
+def _questions(task, split):
+    """Yield `questions` one by one, because those of a large file of rows need much memory."""
     files = {"test": task.tests, "validation": task.validation}.get(split, task.train)
-    if not isinstance(files, tuple):
-        files = (files if isinstance(files, Path) else task.train,)
-    made = []
-    for file in files:
-        read = records.read(file, extra=True)
-        for row, line, extra in zip(read, read.lines, read.extras):
-            turns = (_chat(task, row) or {}).get("messages")
-            if turns and (file != task.train or _part(task, row) == split):
-                made.append(Question(turns[:-1], turns[-1]["content"], extra.get("group") or split,
-                                     extra, (str(file), line)))
-    if not made:
+    files = files if isinstance(files, tuple) else (files,)
+    files = [file if isinstance(file, Path) else task.train for file in files]
+    read = [_read(task, file, "chat", split) for file in files]
+    if not any(map(len, read)):
         raise DataError(f"expected at least one question for {split}, got none; add rows",
                         file=str(files[0]))
-    return made
+    for part in read:
+        for row, line, extra in zip(part, part.lines, part.extras):
+            *turns, reply = row["messages"]
+            yield Question(turns, reply["content"], extra.get("group") or split, extra,
+                           (part.file, line))
 
 
 def one_turn(task, questions):
@@ -304,49 +336,15 @@ def _part(task, row):
     return "test" if place < shares[0] else "validation" if place < sum(shares) else "train"
 
 
-def _system(task, turns):
-    new = task.system and turns[0]["role"] != "system"
-    return [{"role": "system", "content": task.system}, *turns] if new else turns
-
-
-def _turn(role, text):
-    return [{"role": role, "content": text}]
-
-
-def _chat(task, row):
-    if "text" in row:
-        return None
-    turns = row["messages"] if "messages" in row else [
-        *_turn("user", row["prompt"]), *_turn("assistant", row["completion"])]
-    return {"messages": _system(task, turns)}
-
-
-def _completion(task, row):
-    if "messages" not in row:
-        return row
-    texts = [turn["content"] for turn in row["messages"] if turn["role"] != "system"]
-    return dict(zip(("prompt", "completion"), texts)) if len(texts) == 2 else None
-
-
-def _preference(task, row):
-    if isinstance(row["prompt"], str):
-        row = {name: _turn("user" if name == "prompt" else "assistant", row[name]) for name in row}
-    return row | {"prompt": _system(task, row["prompt"])}
-
-
-_SHAPES = {"chat": _chat, "completion": _completion, "preferences": _preference}
-
-
 def _check(task, on_bad):
     """Refuse shared prompts, right replies that fail their judge, and a judge that sees nothing."""
     tests = questions(task)
     held_out = tests + (questions(task, "validation") if isinstance(task.validation, Path) else [])
-    if on_bad == "stop":
-        for split in ("train", "completions", "pairs"):
-            if getattr(task, split):
-                records.split_leaked(rows(task, split), held_out)
-        held_out += questions(task, "train")
-    for question in held_out:
+    for split in ("train", "completions", "pairs"):
+        if on_bad == "stop" and getattr(task, split):
+            records.split_leaked(rows(task, split), held_out)
+    train = _questions(task, "train") if on_bad == "stop" else ()
+    for question in itertools.chain(held_out, train):
         if not accepts(task, question.right, question):
             raise DataError("expected a right reply that its own judge accepts, got "
                             f"{question.right!r}; correct this row or the judge in {task.file}",
@@ -359,10 +357,7 @@ def accepts(task, reply, question, judge=None):
     judge = judge or task.judge
     try:
         return bool(judge(reply, question.right))
-    except KitError as error:
-        error.file, error.line = question.place
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"expected True or False for the reply {reply!r} where {question.right!r} "
                         f"is right, got {type(error).__name__}: {error}; correct the function",
                         file=str(task.file), line=_raised(error, task.file),

@@ -104,6 +104,36 @@ def new_time(voice: Voice, cron: str) -> tuple[str, str] | None:
             f"shift it to {said}",
         ),
         (f"{said} suits us better", f"could we do {said} rather", f"put it at {said}"),
+        (
+            f"can you do {said}?",
+            f"{said}, not the old time",
+            f"let's go with {said}",
+            f"reschedule to {said}",
+            f"push it to {said}",
+            f"update it to {said}",
+            f"the time should be {said}",
+            f"start at {said}",
+            f"rather at {said}",
+            f"it has to be {said} now",
+            f"the time is wrong, it's {said}",
+            f"new time: {said}",
+            f"could you set it to {said}?",
+            f"what about {said}?",
+            f"we moved it to {said}",
+            f"keep the days but use {said}",
+            f"same thing at {said}",
+            f"only the time changes: {said}",
+            f"just change the time: {said}",
+            f"not at that time, {said}",
+            f"{said} then",
+            f"replace the time with {said}",
+            f"correct the time to {said}",
+            f"go for {said}",
+            f"{said} works better for me",
+            f"at {said}, the days are fine",
+            f"everything as it is, but at {said}",
+            f"instead of that time use {said}",
+        ),
     )
     return text, " ".join((str(m), str(h), *days))
 
@@ -137,7 +167,40 @@ def shifted(voice: Voice, cron: str) -> tuple[str, str] | None:
             f"make it {said} {word}",
             f"run it {said} {word}",
             f"move it {said} {word}",
-        )
+        ),
+        (),
+        (
+            f"{said} {word} than that",
+            f"start {said} {word}",
+            f"let it start {said} {word}",
+            f"shift it {said} {word}",
+            f"can it be {said} {word}?",
+            f"do it {said} {word}",
+            f"it should be {said} {word}",
+            f"same but {said} {word}",
+            f"we need it {said} {word}",
+            f"set it {said} {word}",
+            f"reschedule it {said} {word}",
+            f"{said} {word} is better",
+            f"change the time, {said} {word}",
+            f"the same days, {said} {word}",
+            *(
+                (
+                    f"push it back {said}",
+                    f"delay it by {said}",
+                    f"postpone it by {said}",
+                    f"add {said} to the time",
+                    f"wait {said} more",
+                )
+                if later
+                else (
+                    f"bring it forward {said}",
+                    f"pull it forward by {said}",
+                    f"take {said} off the time",
+                    f"start it {said} before that",
+                )
+            ),
+        ),
     )
     return text, " ".join((str(moved % 60), str(moved // 60), *days))
 
@@ -162,6 +225,30 @@ def added_time(voice: Voice, cron: str) -> tuple[str, str] | None:
             f"a second time at {said}",
         ),
         (f"throw in {said} too", f"on top of that, at {said}"),
+        (
+            f"{said} too",
+            f"{said} as well",
+            f"and {said}",
+            f"and also {said}",
+            f"keep that and add {said}",
+            f"include {said}",
+            f"one more run at {said}",
+            f"once more at {said}",
+            f"again at {said}",
+            f"both then and at {said}",
+            f"in addition at {said}",
+            f"additionally at {said}",
+            f"do it at {said} too",
+            f"another one at {said}",
+            f"extra run at {said}",
+            f"twice: then and at {said}",
+            f"it should also run at {said}",
+            f"we also need {said}",
+            f"not only then, also at {said}",
+            f"repeat it at {said}",
+            f"plus another at {said}",
+            f"add a run at {said} as well",
+        ),
     )
     return text, " ".join((minute, ",".join(map(str, sorted((h, int(hour))))), *days))
 
@@ -207,7 +294,28 @@ def new_days(voice: Voice, cron: str) -> tuple[str, str] | None:
             f"run it {text} instead",
             f"same time, {text}",
         )
-    return voice.pick(forms).replace("only weekdays only", "weekdays only"), " ".join(
+    plain = text.removeprefix("on ")
+    wide = (
+        f"the days are {plain}",
+        f"days: {plain}",
+        f"restrict it to {plain}",
+        f"limit it to {plain}",
+        f"{text}, same time",
+        f"keep the time, {text}",
+        f"the same time {text}",
+        f"{text} then",
+        f"{text} please, nothing else",
+        f"no, {text} only",
+        f"rather {text}",
+        f"new days: {plain}",
+        f"the rest is fine but {text}",
+        f"we only need it {text}",
+        f"do it {text} instead",
+        f"it is meant to run {text}",
+        f"{text}, not the other days",
+        f"not those days, {text}",
+    )
+    return voice.pick(forms, (), wide).replace("only weekdays only", "weekdays only"), " ".join(
         (minute, hour, dom, month, day.fields[2])
     )
 
@@ -237,6 +345,35 @@ def skipped_day(voice: Voice, cron: str) -> tuple[str, str] | None:
             f"but skip {name}s",
         ),
         (f"give {name}s a miss", f"we are closed on {name}s, leave that day out"),
+        (
+            f"take {name} out",
+            f"take out {name}s",
+            f"{name} is a day off",
+            f"{name}s off",
+            f"don't run it on {name}",
+            f"don't run on {name}s",
+            f"do not do it {name}s",
+            f"every day of those except {name}",
+            f"all but {name}",
+            f"cancel {name}s",
+            f"cancel the {name} run",
+            f"{name} is not needed",
+            f"we don't need {name}",
+            f"no run on {name}",
+            f"stop it on {name}s",
+            f"pause on {name}s",
+            f"minus {name}",
+            f"ignore {name}s",
+            f"omit {name}",
+            f"kick out {name}",
+            f"delete {name}",
+            f"the {name} one can go",
+            f"keep the rest but no {name}",
+            f"not {name}s",
+            f"free on {name}s",
+            f"same but without {name}",
+            f"but leave {name} free",
+        ),
     )
     return text, " ".join((minute, hour, dom, month, ",".join(str(d) for d in days if d != day)))
 
@@ -261,7 +398,29 @@ def added_day(voice: Voice, cron: str) -> tuple[str, str] | None:
             f"and on {name} too",
             f"add {name}s as well",
             f"also {name}",
-        )
+        ),
+        (),
+        (
+            f"{name} too",
+            f"and {name}",
+            f"and also {name}s",
+            f"put {name} in too",
+            f"{name} needs it too",
+            f"we need {name} as well",
+            f"run it {name}s too",
+            f"do it on {name} as well",
+            f"one more day: {name}",
+            f"extra day {name}",
+            f"keep those and add {name}",
+            f"append {name}",
+            f"not only those, {name} too",
+            f"it should also run on {name}",
+            f"additionally {name}s",
+            f"in addition on {name}s",
+            f"those days and {name}",
+            f"with {name} too",
+            f"{name} is missing",
+        ),
     )
     return text, " ".join((minute, hour, dom, month, ",".join(map(str, sorted((*days, day))))))
 
@@ -285,7 +444,22 @@ def in_months(voice: Voice, cron: str) -> tuple[str, str] | None:
             f"only do it {words}",
             f"limit it to runs {words}",
             f"{words} only",
-        )
+        ),
+        (),
+        (
+            f"{words}, not the whole year",
+            f"not all year, {words}",
+            f"run it only {words}",
+            f"keep it {words}",
+            f"but {words}",
+            f"restrict it: {words}",
+            f"do this {words}",
+            f"the rest of the year off, {words} on",
+            f"we need it {words} only",
+            f"{words} please",
+            f"same schedule {words}",
+            f"nothing outside that, {words}",
+        ),
     )
     return text, f"{minute} {hour} {dom} {field} {dow}"
 
@@ -305,7 +479,25 @@ def every_day_again(voice: Voice, cron: str) -> tuple[str, str] | None:
     if (minute + hour).isdigit():
         # "daily" after "every ten minutes" could also mean once a day.
         forms += ("make it daily", "daily instead", "same time but every day")
-    text = voice.pick(forms)
+    wide = (
+        "run it every day",
+        "every single day",
+        "all days",
+        "any day, not just those",
+        "each day instead",
+        "seven days a week",
+        "no, every day",
+        "let it be every day",
+        "not only those days, every day",
+        "the whole week",
+        "forget the days, every day",
+        "on every day please",
+        "it should go every day",
+        "extend it to every day",
+        "without the day restriction",
+        "drop the days, every day",
+    )
+    text = voice.pick(forms, (), wide)
     return text, f"{minute} {hour} * * *"
 
 
@@ -328,7 +520,20 @@ def new_step(voice: Voice, cron: str) -> tuple[str, str] | None:
                 "run it twice as often",
                 "two times as often",
                 "do it twice as often",
-            )
+            ),
+            (),
+            (
+                "double it",
+                "double the rate",
+                "2x as often",
+                "make it run double as often",
+                "I need it twice as often",
+                "twice as frequently",
+                "half the interval",
+                "halve the interval",
+                "with half the gap",
+                "cut the interval in half",
+            ),
         )
     elif how == "half":
         text = voice.pick(
@@ -337,7 +542,18 @@ def new_step(voice: Voice, cron: str) -> tuple[str, str] | None:
                 "make it half as often",
                 "halve the frequency",
                 "run it half as often",
-            )
+            ),
+            (),
+            (
+                "half the rate",
+                "only half as often",
+                "half as frequently",
+                "double the interval",
+                "twice the interval",
+                "with twice the gap",
+                "that is too often, half of it",
+                "do it half as often",
+            ),
         )
     else:
         said = every_minutes(voice, k)
@@ -348,7 +564,24 @@ def new_step(voice: Voice, cron: str) -> tuple[str, str] | None:
                 f"change it to {said}",
                 f"{said} is enough",
                 f"run it {said} instead",
-            )
+            ),
+            (),
+            (
+                f"rather {said}",
+                f"{said} please",
+                f"{said} will do",
+                f"not that often, {said}" if k > n else f"more often: {said}",
+                f"the interval should be {said}",
+                f"let it run {said}",
+                f"let's say {said}",
+                f"new interval: {said}",
+                f"{said} would be better",
+                f"I meant {said}",
+                f"it should be {said}",
+                f"just {said}",
+                f"set it to {said}",
+                f"switch to {said}",
+            ),
         )
     return text, " ".join((f"*/{k}", hour, *days))
 
@@ -369,7 +602,22 @@ def new_window(voice: Voice, cron: str) -> tuple[str, str] | None:
             f"{words} only",
             f"limit it: {words}",
             f"only run it {words}",
-        )
+        ),
+        (),
+        (
+            f"not all day, {words}",
+            f"restrict it to {words}",
+            f"only needed {words}",
+            f"but {words}",
+            f"keep it {words}",
+            f"run it {words}",
+            f"{words} please",
+            f"do it {words} only",
+            f"not at other hours, {words}",
+            f"the hours are {words}",
+            f"same but {words}",
+            f"silent otherwise, {words}",
+        ),
     )
     return text, " ".join((minute, span, *days))
 
@@ -398,7 +646,25 @@ def replaced(voice: Voice, cron: str) -> tuple[str, str]:
             "I want {p} instead",
             "forget that, {p}",
         )
-    form = voice.pick(forms)
+    wide = (
+        "all wrong, I want {p}",
+        "no, forget it: {p}",
+        "something else: {p}",
+        "scratch that: {p}",
+        "replace it by {p}",
+        "drop this and do {p}",
+        "let's begin again: {p}",
+        "new schedule: {p}",
+        "delete that, {p}",
+        "ignore what I said, {p}",
+        "everything changes: {p}",
+        "we decided on {p}",
+        "the new plan is {p}",
+        "completely different: {p}",
+        "throw that away, {p}",
+        "not that, {p}",
+    )
+    form = voice.pick(forms, (), wide if cron.split()[3] == "*" else wide[:8])
     return form.format(p=said), " ".join((*when.fields, *day.fields))
 
 
@@ -417,7 +683,24 @@ def new_date(voice: Voice, cron: str) -> tuple[str, str] | None:
             f"the {nth} instead",
             f"change the day to the {nth}",
             f"I meant the {nth}",
-        )
+        ),
+        (),
+        (
+            f"the {nth} please",
+            f"no, the {nth}",
+            f"on the {nth} rather",
+            f"not then, the {nth}",
+            f"the date is the {nth}",
+            f"move the date to the {nth}",
+            f"shift it to the {nth}",
+            f"the {nth} is better",
+            f"it should be the {nth}",
+            f"let's take the {nth}",
+            f"use the {nth}",
+            f"day {n} instead",
+            f"same time on the {nth}",
+            f"the {nth} then",
+        ),
     )
     return text, f"{minute} {hour} {n} {month} {dow}"
 
@@ -465,6 +748,72 @@ UNDO = (
     "no, leave it as it was",
     "scratch that, keep the earlier one",
 )
+WIDE_UNDO = (
+    "undo it",
+    "undo please",
+    "ctrl z",
+    "ctrl+z",
+    "rollback",
+    "roll it back",
+    "roll back the change",
+    "cancel that change",
+    "cancel the last change",
+    "cancel that",
+    "discard that",
+    "discard the last change",
+    "no, go back",
+    "go back one step",
+    "one step back",
+    "step back",
+    "back",
+    "take it back",
+    "I take that back",
+    "I changed my mind, the one before",
+    "the one before",
+    "the old one please",
+    "the old one was better",
+    "the earlier version",
+    "return to the previous version",
+    "back to the previous version",
+    "give me the previous one",
+    "keep what we had",
+    "what we had before",
+    "like before",
+    "as before",
+    "as it was",
+    "make it like it was",
+    "the way it was before",
+    "leave it as before",
+    "restore it",
+    "restore the old one",
+    "reset that",
+    "reverse that",
+    "reverse the last change",
+    "that was wrong, undo",
+    "no no, undo that",
+    "forget what I just said",
+    "forget the last thing",
+    "ignore my last message",
+    "ignore that",
+    "ignore the last change",
+    "don't change it after all",
+    "no change after all",
+    "let's keep the old one",
+    "stay with the first one",
+    "stick with the previous line",
+    "the former one",
+    "the version before that",
+    "before that change it was right",
+    "it was right before",
+    "it was fine before",
+    "remove that change",
+    "drop the last change",
+    "can you undo that?",
+    "could you revert it?",
+    "please bring back the old one",
+    "that last change was a mistake",
+    "my mistake, back to what it was",
+)
 EDIT_WRAPPERS = ("{e}",) * 12 + (
     "actually, {e}",
     "ok, now {e}",
@@ -495,6 +844,47 @@ EDIT_WRAPPERS = ("{e}",) * 12 + (
     "hm no, {e}",
     "my mistake: {e}",
 )
+WIDE_EDIT_WRAPPERS = ("{e}",) * 12 + (
+    "hmm wait, {e}",
+    "sorry to bother you, {e}",
+    "my boss changed his mind: {e}",
+    "ah, {e}",
+    "perfect, now {e}",
+    "nice. {e}",
+    "and {e}",
+    "also, {e}",
+    "next: {e}",
+    "then {e}",
+    "can you change that? {e}",
+    "I forgot: {e}",
+    "forgot to say, {e}",
+    "hold on, {e}",
+    "one more thing, {e}",
+    "last thing: {e}",
+    "update: {e}",
+    "edit: {e}",
+    "correction: {e}",
+    "{e}, sorry",
+    "{e}, ok?",
+    "{e} thx",
+    "{e}, that's better",
+    "{e}, please and thank you",
+    "good but {e}",
+    "not quite, {e}",
+    "nearly right, {e}",
+    "no wait, {e}",
+    "nope, {e}",
+    "yeah, {e}",
+    "right, {e}",
+    "alright, {e}",
+    "thank you. {e}",
+    "I'd rather have this: {e}",
+    "let me correct that: {e}",
+    "the client called, {e}",
+    "new info: {e}",
+    "so, {e}",
+    "but {e}",
+)
 HELD_EDIT_WRAPPERS = ("the boss says {e}", "let us tweak it: {e}", "small correction, {e}")
 
 
@@ -503,13 +893,15 @@ def edited(voice: Voice, cron: str) -> Ask:
     while True:
         drawn = voice.pick(EDITS)(voice, cron)
         if drawn and canonical(drawn[1]) != cron:
-            text = voice.pick(EDIT_WRAPPERS, HELD_EDIT_WRAPPERS).format(e=drawn[0])
+            wrappers = voice.pick(EDIT_WRAPPERS, HELD_EDIT_WRAPPERS, WIDE_EDIT_WRAPPERS)
+            text = wrappers.format(e=drawn[0])
             return Ask(noisy(voice, text), canonical(drawn[1]))
 
 
 def undone(voice: Voice, before: str) -> Ask:
     """Draw a follow-up that takes the last change back."""
-    return Ask(noisy(voice, voice.pick(EDIT_WRAPPERS).format(e=voice.pick(UNDO))), before)
+    wrapper = voice.pick(EDIT_WRAPPERS, (), WIDE_EDIT_WRAPPERS)
+    return Ask(noisy(voice, wrapper.format(e=voice.pick(UNDO, (), WIDE_UNDO))), before)
 
 
 # Missing parts
@@ -529,7 +921,31 @@ def supplied(voice: Voice, text: str, cron: str) -> Ask:
             "oh sorry, {p}",
             "{p}, thanks",
             "ok {p}",
-        )
+        ),
+        (),
+        ("{p}",) * 8
+        + (
+            "oh right, {p}",
+            "I forgot: {p}",
+            "{p} I guess",
+            "maybe {p}",
+            "{p}, ok?",
+            "say {p}",
+            "{p} works",
+            "{p} sounds good",
+            "{p} would be great",
+            "it should be {p}",
+            "I'd say {p}",
+            "best {p}",
+            "preferably {p}",
+            "{p}, sorry",
+            "ah, {p}",
+            "sure, {p}",
+            "well {p}",
+            "good question, {p}",
+            "take {p}",
+            "{p} then",
+        ),
     )
     return Ask(noisy(voice, form.format(p=text)), canonical(cron))
 
@@ -549,7 +965,22 @@ def missing_time(voice: Voice) -> Question:
                 (f"on {DAYS[d]} {name}s", str(d)),
                 (f"{name}s on weekdays", "1-5"),
                 (f"every weekday {name}", "1-5"),
-            )
+            ),
+            (),
+            (
+                (f"in the {name}", "*"),
+                (f"every day in the {name}", "*"),
+                (f"some time in the {name} every day", "*"),
+                (f"each {DAYS[d]} {name}", str(d)),
+                (f"{DAYS[d]} in the {name}", str(d)),
+                (f"late in the {name}, daily", "*"),
+                (f"early in the {name} on {DAYS[d]}s", str(d)),
+                (f"weekday {name}s", "1-5"),
+                (f"weekend {name}s", "0,6"),
+                (f"{name}s at the weekend", "0,6"),
+                (f"one {name} a week, {DAYS[d]}", str(d)),
+                (f"before the {name} is over, every {DAYS[d]}", str(d)),
+            ),
         )
         minute = voice.pick((0, 0, 30))
         answer = at(voice, clock(voice, hour, minute, voice.pick((clock_24, clock_12))))
@@ -634,7 +1065,38 @@ def missing_both(voice: Voice) -> Question:
                 "i need a cron job to {t}",
                 "{t} automatically",
                 "make a job that should {t}",
-            )
+            ),
+            (),
+            (
+                "remind me to {t}",
+                "don't forget to {t}",
+                "could you {t} for me",
+                "I have to {t}",
+                "we need to {t}",
+                "let's {t}",
+                "{t} for me",
+                "{t}, please",
+                "{t} thanks",
+                "new job: {t}",
+                "automate it: {t}",
+                "we want to {t} from now on",
+                "need to {t}",
+                "I need something that can {t}",
+                "schedule: {t}",
+                "write me a cron job to {t}",
+                "crontab to {t}",
+                "cron for this: {t}",
+                "it should {t}",
+                "hi, can you {t}?",
+                "set a reminder to {t}",
+                "add a task: {t}",
+                "the server should {t}",
+                "{t} again",
+                "would you {t}?",
+                "make sure to {t}",
+                "I want you to {t}",
+                "plan to {t}",
+            ),
         ).format(t=job)
         reply, guess = "When should it run?", "0 9 * * *"
     else:
@@ -665,6 +1127,63 @@ def missing_both(voice: Voice) -> Question:
         drawn = Ask(f"{day.text} {when.text}", canonical(" ".join((*when.fields, *day.fields))))
         text, reply = wrapped(voice, unit), "On which day and at what time?"
     return Question(noisy(voice, text), reply, guess, supplied(voice, drawn.text, drawn.cron))
+
+
+VAGUE_AT_LARGE = (
+    ("sometimes", "How often?", "0 */6 * * *"),
+    ("occasionally", "How often?", "0 */6 * * *"),
+    ("as often as possible", "How often?", "* * * * *"),
+    ("every couple of minutes", "How often?", "*/5 * * * *"),
+    ("every couple of hours", "How often?", "0 */3 * * *"),
+    ("every several minutes", "How often?", "*/5 * * * *"),
+    ("every other while", "How often?", "0 */6 * * *"),
+    ("again and again", "How often?", "*/10 * * * *"),
+    ("repeatedly", "How often?", "*/10 * * * *"),
+    ("at regular intervals", "How often?", "0 * * * *"),
+    ("frequently", "How often?", "*/10 * * * *"),
+    ("rarely", "How often?", "0 0 1 * *"),
+    ("not too often", "How often?", "0 */6 * * *"),
+    ("once in a while", "How often?", "0 */6 * * *"),
+    ("continuously but not too often", "How often?", "*/10 * * * *"),
+    ("every so many minutes", "How often?", "*/10 * * * *"),
+    ("several times an hour", "How often?", "*/20 * * * *"),
+    ("many times a day", "How often?", "0 */2 * * *"),
+    ("four times a day", "At what times?", "0 */6 * * *"),
+    ("a couple of times a day", "At what times?", "0 9,17 * * *"),
+    ("two times a day", "At what times?", "0 9,17 * * *"),
+    ("three times daily", "At what times?", "0 9,13,17 * * *"),
+    ("a few times a day", "At what times?", "0 9,13,17 * * *"),
+    ("five times every day", "At what times?", "0 */5 * * *"),
+    ("2x a day", "At what times?", "0 9,17 * * *"),
+    ("3x daily", "At what times?", "0 9,13,17 * * *"),
+    ("twice every weekday", "At what times?", "0 9,17 * * 1-5"),
+    ("twice a day on weekends", "At what times?", "0 9,17 * * 0,6"),
+)
+
+
+def vague_days(voice: Voice) -> tuple[tuple[str, str, str], ...]:
+    """Return requests that name a time, and days only by their number."""
+    when = one_time(voice)
+    often = voice.pick(
+        (
+            "on some days",
+            "on certain days",
+            "a few days a week",
+            "twice a week",
+            "2x a week",
+            "three times a week",
+            "four days a week",
+            "a couple of times a week",
+            "on several days",
+            "every few days",
+            "most days",
+            "on the usual days",
+            "on a couple of days each week",
+            "two days per week",
+            "once or twice a week",
+        )
+    )
+    return ((f"{often} {when.text}", "On which days?", f"{' '.join(when.fields)} * * 1,3,5"),) * 10
 
 
 def vague(voice: Voice) -> Question:
@@ -716,7 +1235,9 @@ def vague(voice: Voice) -> Question:
             ("a few days a week at noon", "On which days?", "0 12 * * 1,3,5"),
             ("twice a week at 8am", "On which days?", "0 8 * * 1,4"),
             ("three days a week at 18:00", "On which days?", "0 18 * * 1,3,5"),
-        )
+        ),
+        (),
+        lambda: VAGUE_AT_LARGE + vague_days(voice),
     )
     return Question(noisy(voice, wrapped(voice, text)), reply, guess)
 
@@ -750,7 +1271,20 @@ def uneven(voice: Voice) -> tuple[str, str, str]:
                 f"every {n} hours",
                 f"every {n}h",
                 f"once every {n} hours",
-            )
+            ),
+            (),
+            (
+                f"each {n} hours",
+                f"every {n} hrs",
+                f"{n} hours apart",
+                f"in {n}-hour steps",
+                f"once in {n} hours",
+                f"at {n}-hour intervals",
+                f"every {n} hours all day",
+                f"one run per {n} hours",
+                f"with {n} hours in between",
+                f"all {n} hours",
+            ),
         )
         return said, f"every {n} hours", f"0 */{n} * * *" if n < 24 else "0 0 */2 * *"
     n = voice.pick((45, 45, 90, 90, 25, 35, 40, 50, 55, 75, 80, 100, 70, 110, 150, 65, 95, 130))
@@ -773,7 +1307,31 @@ def uneven(voice: Voice) -> tuple[str, str, str]:
         150: ["every 2.5 hours", "every two and a half hours"],
     }.get(n, []) * 2
     guess = f"*/{n} * * * *" if n < 60 else f"0 */{n // 60 + 1} * * *"
-    return voice.pick(forms), f"every {n} minutes", guess
+    wide = (
+        f"every {n} minutes all day",
+        f"{n} minutes apart",
+        f"with {n} minutes in between",
+        f"each {n} min",
+        f"one run per {n} minutes",
+        f"in steps of {n} minutes",
+        f"all {n} minutes",
+        f"every {n} minutes exactly",
+        f"every {n}-minute interval",
+        f"always {n} minutes later",
+        f"every {n} minutes around the clock",
+        f"once in {n} minutes",
+        f"{n} min intervals",
+        *(
+            (
+                f"every {n // 60} h {n % 60} min",
+                f"every hour and {n % 60} minutes",
+                f"every {n // 60}h{n % 60:02d}m",
+            )
+            if 60 < n < 120
+            else ()
+        ),
+    )
+    return voice.pick(forms, (), wide), f"every {n} minutes", guess
 
 
 def weeks(voice: Voice) -> tuple[str, str, str]:
@@ -800,7 +1358,32 @@ def weeks(voice: Voice) -> tuple[str, str, str]:
             "every fortnight",
             f"on {name}s in even weeks",
             f"on {name} of odd calendar weeks",
-        )
+        ),
+        (),
+        lambda: (
+            f"{name} of every second week",
+            f"every alternate {name}",
+            f"{name}, alternating weeks",
+            f"one {name} yes, one {name} no",
+            f"every second {name}",
+            f"each second {name}",
+            f"skip every other {name}",
+            f"every 14 days on {name}",
+            f"each other {name}",
+            f"{name} once in two weeks",
+            f"on {name} every 2nd week",
+            "once every two weeks",
+            "every second week",
+            f"every {number(voice, n)} weeks",
+            f"in odd weeks on {name}",
+            f"only in even weeks, {name}",
+            f"once every {n} weeks",
+            f"{name} every {n}th week",
+            f"every third {name}",
+            f"every fourth {name}",
+            "each fortnight",
+            "bi-weekly",
+        ),
     )
     return (
         voice.pick((f"{said} {when.text}", f"{said} {when.text}", f"{when.text} {said}", said)),
@@ -897,7 +1480,26 @@ def seconds(voice: Voice) -> tuple[str, str, str]:
             f"{voice.pick((2, 3, 4, 6))} times a minute",
             "at 12:00:30 every day",
             "every half a minute",
-        )
+        ),
+        (),
+        lambda: (
+            f"each {n} seconds",
+            f"{n} seconds apart",
+            f"in steps of {n} seconds",
+            f"{n}-second intervals",
+            f"with {n} seconds in between",
+            f"all {n} seconds",
+            f"one run per {n} seconds",
+            f"on the {n}th second of each minute",
+            f"{voice.pick((2, 3, 4, 5, 6))}x per minute",
+            f"{n} s after every full minute",
+            f"daily at {n % 12 + 1}:15:{n % 60:02d}",
+            f"every morning at 0{n % 9 + 1}:00:{n % 60:02d}",
+            "several times per minute",
+            "once a second",
+            "nonstop, each second",
+            "every few seconds",
+        ),
     )
     return said, "seconds", "* * * * *"
 
@@ -924,7 +1526,40 @@ def sky(voice: Voice) -> tuple[str, str, str]:
             ("events", "at system startup", "0 0 * * *"),
             ("events", "whenever someone logs in", "* * * * *"),
             ("moon phases", "at new moon", "0 0 1 * *"),
-        )
+        ),
+        (),
+        (
+            ("sunset", "when it gets dark", "0 18 * * *"),
+            ("sunrise", "when it gets light", "0 6 * * *"),
+            ("sunrise", "with the first light", "0 6 * * *"),
+            ("sunset", "half an hour after sunset", "30 18 * * *"),
+            ("sunset", "just before dusk", "0 18 * * *"),
+            ("sunrise", "two hours after sunrise", "0 8 * * *"),
+            ("sunrise", "before the sun comes up", "0 5 * * *"),
+            ("moon phases", "when the moon is full", "0 0 15 * *"),
+            ("moon phases", "at low tide", "0 0 15 * *"),
+            ("Easter", "on Good Friday", "0 9 * 4 5"),
+            ("Easter", "on Easter Monday", "0 9 * 4 1"),
+            ("a random time", "at some random hour", "17 9 * * *"),
+            ("a random time", "at a different time each day", "17 9 * * *"),
+            ("a random time", "whenever you like", "17 9 * * *"),
+            ("events", "when the temperature drops below zero", "0 * * * *"),
+            ("events", "when a new mail comes in", "*/5 * * * *"),
+            ("events", "as soon as the build is green", "*/5 * * * *"),
+            ("events", "after every deployment", "0 * * * *"),
+            ("events", "right after the import", "0 3 * * *"),
+            ("events", "before each backup", "0 2 * * *"),
+            ("events", "on every reboot", "0 0 * * *"),
+            ("events", "when the server starts", "0 0 * * *"),
+            ("events", "if the site is down", "*/5 * * * *"),
+            ("events", "when someone rings the bell", "* * * * *"),
+            ("events", "when memory is low", "*/5 * * * *"),
+            ("events", "when the battery is empty", "0 * * * *"),
+            ("events", "every time a user signs up", "* * * * *"),
+            ("events", "whenever the price falls", "*/5 * * * *"),
+            ("events", "when I come home", "0 18 * * *"),
+            ("events", "once the queue is empty", "*/5 * * * *"),
+        ),
     )
     tail = (
         voice.pick(("", " every day", " daily", " on weekdays", " on Mondays", " each day"))
@@ -972,7 +1607,32 @@ def once(voice: Voice) -> tuple[str, str, str]:
             "once and never again",
             "next week only",
             "the day after tomorrow",
-        )
+        ),
+        (),
+        (
+            "one single time",
+            "one time",
+            "only this once",
+            "tonight",
+            "this evening",
+            "this Friday only",
+            "tomorrow only",
+            "next Tuesday, once",
+            "on this coming Saturday only",
+            "once, on Monday",
+            "just this one time",
+            "only today",
+            "in two days",
+            "in a week, once",
+            "next month, one time",
+            "a one-off on Thursday",
+            "one-time job",
+            "just for today",
+            "once this week",
+            "only on the coming Sunday",
+            "never again after the first run",
+            "for the last time tomorrow",
+        ),
     )
     return f"{said} {when.text}", "a single run", f"{time} * * *"
 
@@ -1026,7 +1686,21 @@ def calendars(voice: Voice) -> tuple[str, str, str]:
             (f"every day at {a} and {b}", f"{m} {h},{g} * * *"),
             (f"Mondays at {a} and Fridays at {b}", f"{m} {h} * * 1,5"),
             (f"daily at {a} and at {b}", f"{m} {h},{g} * * *"),
-        )
+        ),
+        (),
+        (
+            (f"at {a} and {b}, every day", f"{m} {h},{g} * * *"),
+            (f"{a} and {b} daily", f"{m} {h},{g} * * *"),
+            (f"first at {a}, then at {b}, each day", f"{m} {h},{g} * * *"),
+            (f"mon-fri {a}, sat and sun {b}", f"{m} {h} * * *"),
+            (f"{a} from Monday to Friday but {b} on the weekend", f"{m} {h} * * *"),
+            (f"Tuesday {a}, Thursday {b}", f"{m} {h} * * 2,4"),
+            (f"on Saturday at {a} and on Sunday at {b}", f"{m} {h} * * 0,6"),
+            (f"in summer at {a}, in winter at {b}", f"{m} {h} * * *"),
+            (f"weekdays {a} and Saturdays {b}", f"{m} {h} * * 1-6"),
+            (f"at {a} on the 1st and {b} on the 15th", f"{m} {h} 1,15 * *"),
+            (f"once at {a} and once at {b} every day", f"{m} {h},{g} * * *"),
+        ),
     )
     return said, "two different times in one line", guess
 
@@ -1260,15 +1934,130 @@ _CHAT = (
     "good job",
     "never mind",
 )
+WIDE_TALK = (
+    "can you tell me about {t}?",
+    "I want to know more about {t}",
+    "where can I buy {t}?",
+    "how much do {t} cost?",
+    "what colour are {t}?",
+    "who likes {t}?",
+    "my brother loves {t}",
+    "have you ever seen {t}?",
+    "show me a picture of {t}",
+    "write me an essay about {t}",
+    "write an email about {t}",
+    "summarise the history of {t}",
+    "what is the best thing about {t}?",
+    "make up a riddle about {t}",
+    "give me a slogan for {t}",
+    "compare {t} and {f}",
+    "plan a holiday in {l}",
+    "what is the currency of {l}?",
+    "is {l} in Europe?",
+    "tell me the history of {l}",
+    "how far is {l}?",
+    "what do people eat in {l}?",
+    "I was in {l} last year",
+    "best hotel in {l}",
+    "flag of {l}",
+    "how do I get to {l}?",
+    "how many calories has {f}?",
+    "can I freeze {f}?",
+    "what is in {f}?",
+    "I am allergic to {f}",
+    "order {f} for me",
+    "my favourite food is {f}",
+    "a wine for {f}",
+    "is {f} vegan?",
+    "what does {w} mean?",
+    "use {w} in a sentence",
+    "plural of {w}",
+    "how is {w} pronounced?",
+    "is {g} hard to learn?",
+    "teach me some {g}",
+    "say {w} in {g}",
+    "{w} in {g}?",
+    "how did {p} die?",
+    "quote by {p}",
+    "did {p} have children?",
+    "where was {p} born?",
+    "was {p} a good person?",
+    "a film about {p}",
+    "what is {a} percent of {b}?",
+    "{a} / {b}",
+    "{a} * {b}",
+    "is {a} bigger than {b}?",
+    "sum of {a} and {b}",
+    "round {a}.{b}",
+    "{a} in binary",
+    "count to {b}",
+    "flip a coin",
+    "roll {b} dice",
+    "convert {a} kg to pounds",
+    "{a} euros in dollars",
+    "write a python function for {w}",
+    "fix this bug in my {w} code",
+    "what is a regular expression?",
+    "explain recursion",
+    "write a SQL query for {w}",
+    "how do I install linux?",
+    "my wifi is slow",
+    "play some music",
+    "open the window",
+    "call {p}",
+    "recommend a film about {t}",
+    "a joke please",
+    "what is your favourite {w}?",
+    "sing about {t}",
+    "what rhymes with {w}?",
+    "draw me a {w}",
+)
+WIDE_CHAT = (
+    "hey",
+    "yo",
+    "good evening",
+    "how is it going",
+    "great work",
+    "you are wrong",
+    "that's nonsense",
+    "I don't understand",
+    "help",
+    "what is this",
+    "test",
+    "are you there",
+    "who is there",
+    "hmm",
+    "haha",
+    "nice",
+    "cool",
+    "sorry",
+    "no problem",
+    "thanks a lot",
+    "tell me more",
+    "why",
+    "really",
+    "what do you do",
+    "can you talk",
+    "you are smart",
+    "i am happy today",
+    "i feel sick",
+    "i love pizza",
+    "what should i wear",
+    "asdf",
+    "hello world",
+    "please help me",
+    "stop",
+    "quit",
+)
 NOT_A_SCHEDULE = ("That is not a schedule.", "That is not a schedule.", "I only write cron lines.")
 
 
 def small_talk(voice: Voice) -> Question:
     """Draw a message that is no schedule at all."""
     if voice.chance(0.08):
-        text = voice.pick(_CHAT) + voice.pick(("", "", "!", "?", " :)", " friend"))
+        text = voice.pick(_CHAT, (), WIDE_CHAT) + voice.pick(("", "", "!", "?", " :)", " friend"))
     else:
-        text = voice.pick(_TALK).format(
+        text = voice.pick(_TALK, (), WIDE_TALK).format(
             t=voice.pick(_THINGS),
             l=voice.pick(_PLACES),
             f=voice.pick(_FOODS),

@@ -43,6 +43,11 @@ GROUPS = {
     **dict.fromkeys(("ask", "cannot", "decline"), "right kind"),
 }
 MIX = {"translate": 0.60, "edit": 0.18, "ask": 0.08, "cannot": 0.07, "decline": 0.07}
+# More follow-ups, and more of them with a second change or an undo: what pocket gets wrong most on
+# the validation rows.
+CHANGES = {"translate": 0.50, "edit": 0.27, "ask": 0.08, "cannot": 0.08, "decline": 0.07}
+# Of a follow-up: the chance of a second change, and the chance that the second change is an undo.
+SECOND, UNDONE = {False: 0.35, True: 0.50}, {False: 0.35, True: 0.45}
 # What a pair of preferences.jsonl is about: the line alone over chatter, its short form over a
 # list, a line over a needless question or refusal; a question, an admission or "not a schedule"
 # over a guess.
@@ -123,13 +128,11 @@ class Writer:
     """Draws rows of one split. Rows of training carry the habits of annotators, others gold
     only."""
 
-    def __init__(self, split: str, name: str, seed: int, wide: bool = False) -> None:
-        self.split, self.rng, self.seen, self.wide = (
-            split,
-            random.Random(f"{seed} {name}"),
-            set(),
-            wide,
-        )
+    def __init__(
+        self, split: str, name: str, seed: int, wide: bool = False, changes: bool = False
+    ) -> None:
+        self.split, self.rng, self.seen = split, random.Random(f"{seed} {name}"), set()
+        self.wide, self.changes = wide, changes
 
     def draw(
         self, make: Callable[[Voice], Ask | Question], held_out: str = "none", fresh: bool = True
@@ -170,9 +173,9 @@ class Writer:
         """Draw the turns of a follow-up, without its last answer; return them and the gold line."""
         first = self.request()
         turns, crons = opening(first.text), [first.cron]
-        for turn in range(2 if self.rng.random() < 0.35 else 1):
+        for turn in range(2 if self.rng.random() < SECOND[self.changes] else 1):
             turns.append(said("assistant", reply(crons[-1])))
-            if turn and self.rng.random() < 0.35:
+            if turn and self.rng.random() < UNDONE[self.changes]:
                 change = self.draw(lambda voice: undone(voice, crons[-2]), fresh=False)
             else:
                 change = self.draw(lambda voice: edited(voice, crons[-1]), held_out, fresh=False)
@@ -234,12 +237,12 @@ def chat_row(writer: Writer, kind: str) -> list[dict]:
     ]
 
 
-def chat_rows(seed: int, count: int, wide: bool = False) -> Iterator[dict]:
-    """Yield {messages} rows of all kinds, in the proportions of MIX."""
-    writer = Writer("train", "chat", seed, wide)
+def chat_rows(seed: int, count: int, wide: bool = False, changes: bool = False) -> Iterator[dict]:
+    """Yield {messages} rows of all kinds, in the proportions of MIX or CHANGES."""
+    writer = Writer("train", "chat", seed, wide, changes)
     kinds = [
         kind
-        for kind, share in MIX.items()
+        for kind, share in (CHANGES if changes else MIX).items()
         if kind != "translate"
         for _ in range(round(share * count))
     ]
@@ -335,13 +338,13 @@ def gold_rows(split: str, wanted: dict) -> Iterator[dict]:
         yield gold_row(writer, kind, held_out)
 
 
-def write(folder: Path, rows: int, seed: int, wide: bool = False) -> None:
+def write(folder: Path, rows: int, seed: int, wide: bool = False, changes: bool = False) -> None:
     """Write the five files; `rows` counts chat.jsonl, the other training files follow it; `wide`
-    adds wordings."""
+    adds wordings, `changes` follow-ups."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "completion": completion_rows(seed, rows, wide),
-        "chat": chat_rows(seed, rows, wide),
+        "chat": chat_rows(seed, rows, wide, changes),
         "preferences": preference_rows(seed, rows // 6, wide),
         "validation": gold_rows("validation", VALIDATION),
         "test": gold_rows("test", TEST),
@@ -368,8 +371,14 @@ def main() -> None:
         default="narrow",
         help="wide: more ways to say a schedule and more around it, in the training files only",
     )
+    parser.add_argument(
+        "--mix",
+        choices=("standard", "changes"),
+        default="standard",
+        help="changes: more follow-ups in chat.jsonl, more of them with a second change or an undo",
+    )
     flags = parser.parse_args()
-    write(flags.out, flags.rows, flags.seed, flags.wording == "wide")
+    write(flags.out, flags.rows, flags.seed, flags.wording == "wide", flags.mix == "changes")
 
 
 if __name__ == "__main__":

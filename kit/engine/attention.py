@@ -14,8 +14,8 @@ NAME = "kit_packed"  # transformers reads a meaning into names with flash, sdpa,
 LAYERS = {"full_attention", "sliding_attention"}
 MOST_HEAD_DIM = 256  # of the CUDA kernel behind varlen_attn
 # A call with one of these is not packed.
-ELSE = ["past_key_values", "position_ids", "inputs_embeds"]
-ELSE += ["output_hidden_states", "output_attentions"]
+ELSE = ("past_key_values", "position_ids", "inputs_embeds", "output_hidden_states",
+        "output_attentions")
 
 
 def use(model):
@@ -28,7 +28,11 @@ def use(model):
     if reason:
         print(f"{type(model).__name__} keeps its own attention and its padding: {reason}")
         return model
-    _register()
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)  # of batches that are not packed
     model.set_attn_implementation(NAME)
     if _pack not in model.base_model._forward_pre_hooks.values():
         model.base_model.register_forward_pre_hook(_pack, with_kwargs=True)
@@ -41,22 +45,12 @@ def _why_not(model):
     config = model.config.get_text_config()
     others = {*(getattr(config, "layer_types", None) or ())} - LAYERS
     softcap = getattr(config, "attn_logit_softcapping", None)
+    exchanged = getattr(model, "_supports_attention_backend", False)
     if others:
         return f"expected full_attention or sliding_attention in every layer, got {min(others)}"
-    if not getattr(model, "_supports_attention_backend", False) or not getattr(
-        config, "is_causal", True
-    ):
+    if not exchanged or not getattr(config, "is_causal", True):
         return "expected a causal model whose attention transformers can exchange, got another"
     return f"expected attention without a soft cap, got {softcap}" if softcap else ""
-
-
-@functools.cache
-def _register():
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)  # of batches that are not packed
 
 
 def _pack(backbone, args, kwargs):
@@ -77,17 +71,17 @@ def _pack(backbone, args, kwargs):
         return None
     if mask is None or ids is None or mask.shape != ids.shape or mask.all():
         return None
-    if not _pays(ids.device.type, _computes_in(backbone, ids)):
+    if not _pays(backbone, ids.device.type):
         return None
     real = mask.flatten().nonzero().flatten()
     ends = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0)).int()
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    packed = dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), ends)
-    packed |= dict.fromkeys(("max_length_q", "max_length_k"), ids.shape[1])
-    packed |= {"attention_mask": _empty(ids), "unpack_to": (real, ids.shape)}
-    packed |= {"input_ids": ids.flatten()[real][None]}
-    packed |= {"position_ids": positions.flatten()[real][None]}
-    return args, kwargs | packed
+    return args, kwargs | {
+        "input_ids": ids.flatten()[real][None], "attention_mask": _empty(ids),
+        "position_ids": positions.flatten()[real][None], "unpack_to": (real, ids.shape),
+        "cu_seq_lens_q": ends, "cu_seq_lens_k": ends,
+        "max_length_q": ids.shape[1], "max_length_k": ids.shape[1],
+    }
 
 
 def _empty(tensor):
@@ -96,28 +90,21 @@ def _empty(tensor):
     return tensor.new_empty(1, 1, 0, 0, dtype=torch.bool)
 
 
-def _pays(kind, dtype):
+def _pays(backbone, kind):
     """Return whether packing is faster than padding: in float32 on a GPU, it is not.
 
-    There, torch has no kernel for rows of documents, so each document would be a call.
+    There, torch has no kernel for rows of documents, so each document would be a call. Matrix
+    products have the dtype of autocast, or of the weights that FSDP2 gathers.
     """
-    return kind != "cuda" or bool(dtype.itemsize == 2 and _varlen())
-
-
-def _computes_in(backbone, ids):
-    """Return the dtype of matrix products: of autocast, or of the weights that FSDP2 gathers."""
     import torch
     from accelerate.state import AcceleratorState, is_initialized
 
-    if torch.is_autocast_enabled(ids.device.type):
-        return torch.get_autocast_dtype(ids.device.type)
-    split = hasattr(next(backbone.parameters()), "to_local") and is_initialized()
-    gathered = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return (
-        gathered.get(AcceleratorState().mixed_precision, backbone.dtype)
-        if split
-        else backbone.dtype
-    )
+    if kind != "cuda":
+        return True
+    narrow = torch.is_autocast_enabled(kind) or backbone.dtype.itemsize == 2
+    if not narrow and hasattr(next(backbone.parameters()), "to_local") and is_initialized():
+        narrow = AcceleratorState().mixed_precision in ("bf16", "fp16")
+    return narrow and bool(_varlen())
 
 
 def _unpack(backbone, args, kwargs, output):
@@ -130,20 +117,8 @@ def _unpack(backbone, args, kwargs, output):
         return output
 
 
-def attend(
-    module,
-    query,
-    key,
-    value,
-    attention_mask,
-    dropout=0.0,
-    scaling=None,
-    *,
-    cu_seq_lens_q=None,
-    max_length_q=None,
-    sliding_window=None,
-    **kwargs,
-):
+def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, *,
+           cu_seq_lens_q=None, max_length_q=None, sliding_window=None, **kwargs):
     """Compute attention as transformers calls it; return (output, None).
 
     query, key, value: (batch, heads, time, size); output: (batch, time, heads, size). A packed row
@@ -152,17 +127,8 @@ def attend(
     if attention_mask is None or attention_mask.numel():
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=dropout,
-            scaling=scaling,
-            sliding_window=sliding_window,
-            **kwargs,
-        )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout,
+                                      scaling=scaling, sliding_window=sliding_window, **kwargs)
     # Under autocast, a norm after the projection leaves query and key in float32.
     query, key = query.to(value.dtype), key.to(value.dtype)
     narrow = query.is_cuda and value.dtype.itemsize == 2 and query.shape[-1] <= MOST_HEAD_DIM
@@ -186,9 +152,8 @@ def _varlen():
         options = {"window_size": (left, 0)} if "window_size" in names else {"is_causal": True}
         if "enable_gqa" in names and query.shape[1] != key.shape[1]:
             options["enable_gqa"] = True
-        return varlen_attn(
-            query, key, value, ends, ends, longest, longest, scale=scaling, **options
-        )
+        return varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling,
+                           **options)
 
     return call
 
@@ -209,14 +174,7 @@ def _by_document(query, key, value, ends, dropout, scaling, window):
             distance = at[:, None] - at
             mask = (distance >= 0) & (distance < window)
         out = torch.nn.functional.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1])
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]

@@ -70,14 +70,8 @@ def _select(state, at):
 
 
 def _logits(model, ids, cache, mask, positions):
-    outputs = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
+    outputs = model(input_ids=ids, attention_mask=mask, position_ids=positions,
+                    past_key_values=cache, use_cache=True, logits_to_keep=1)
     return outputs.logits[:, -1].float()
 
 

@@ -2,33 +2,28 @@
 
 import json
 import re
+import reprlib
 import unicodedata
 from collections import Counter
 from itertools import count
 from typing import NamedTuple
 
-ROLES = ("system", "user", "assistant")
 KINDS = ("completion", "chat", "preferences")
-FORMS = (
-    ("completion", ("prompt", "completion")),
-    ("completion", ("text",)),
-    ("chat", ("messages",)),
-    ("preferences", ("prompt", "chosen", "rejected")),
-)
+FORMS = (("completion", ("prompt", "completion")), ("completion", ("text",)),
+         ("chat", ("messages",)), ("preferences", ("prompt", "chosen", "rejected")))
 NO_TOOLS = "tool calls are not supported"
-SHARE_GPT = (
-    "rename conversations, from, value, human, gpt to messages, role, content, user, assistant"
-)
+SHARE_GPT = ("rename conversations, from, value, human, gpt to messages, role, content, user, "
+             "assistant")
 HINTS = {  # what to do about the fields of other formats
-    "tools": NO_TOOLS,
-    "tool_calls": NO_TOOLS,
-    "conversations": SHARE_GPT,
-    "from": SHARE_GPT,
-    "instruction": "put instruction and input into prompt, and rename output to completion",
-}
+    "tools": NO_TOOLS, "tool_calls": NO_TOOLS, "conversations": SHARE_GPT, "from": SHARE_GPT,
+    "instruction": "put instruction and input into prompt, and rename output to completion"}
 SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_ROW = 16_000_000  # bytes; a longer row would take minutes to encode
 WIDTH = 60  # characters of a value in a message
+_shortener = reprlib.Repr()
+_shortener.maxstring = _shortener.maxother = WIDTH
+_shortener.maxlevel = 2
+describe = _shortener.repr  # a value in a few words
 
 
 def named(names) -> str:
@@ -38,41 +33,19 @@ def named(names) -> str:
     return (text if len(text) <= 3 * WIDTH else text[: 3 * WIDTH] + "...") + hint
 
 
-def describe(value) -> str:
-    """Return a value in a few words."""
-    if isinstance(value, str):
-        return repr(value[:WIDTH]) + ("..." if len(value) > WIDTH else "")
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    if isinstance(value, dict):
-        return f"an object with {named(value) or 'no fields'}"
-    word = "" if value is None or isinstance(value, bool) else "the number "
-    return word + json.dumps(value)[:WIDTH]
+def form_of(row, kind="auto"):
+    """Return (kind, columns, None) of a row, or (None, None, (None, expected, got)).
 
-
-def columns_of(row, kind="auto", extra=False):
-    """Return (kind, columns) of a row, or None.
-
-    extra: other columns may be there too, but no tools, which would be lost silently.
+    Other columns may be there too, but no tools, which would be lost silently.
     """
-    columns = set(row)
-    extra = extra and not columns & {"tools", "tool_calls"}
-    for name, fields in FORMS:
-        other = columns - set(fields)
-        if kind in ("auto", name) and columns >= set(fields) and (extra or not other):
-            return name, fields
-    return None
-
-
-def column_fault(row, kind, extra=False):
-    """Return None, or (None, expected, got) for a row whose columns are not those of the kind."""
     if not isinstance(row, dict):
-        return None, "an object", describe(row)
-    if columns_of(row, kind, extra):
-        return None
-    forms = " or ".join(named(fields) for name, fields in FORMS if kind in ("auto", name))
-    got = f"the columns {named(row) or 'none'}"
-    return None, f"{'at least' if extra else 'exactly'} {forms}", got
+        return None, None, (None, "an object", describe(row))
+    forms = [form for form in FORMS if kind in ("auto", form[0])]
+    for name, columns in forms:
+        if set(columns) <= set(row) and not {"tools", "tool_calls"} & set(row):
+            return name, columns, None
+    expected = " or ".join(named(columns) for _, columns in forms)
+    return None, None, (None, f"the columns {expected}", f"the columns {named(row) or 'none'}")
 
 
 def distinct(pairs):
@@ -87,8 +60,8 @@ def distinct(pairs):
 def parse(content):
     """Return (value, None) of JSON in UTF-8, or (None, [fault])."""
     if len(content) > MAX_ROW:
-        size = f"{len(content) / 1e6:.1f} MB"
-        return None, [(None, f"a row of at most {MAX_ROW / 1e6:.0f} MB", size)]
+        return None, [(None, f"a row of at most {MAX_ROW / 1e6:.0f} MB",
+                       f"{len(content) / 1e6:.1f} MB")]
     try:
         return json.loads(content.decode().rstrip("\r\n"), object_pairs_hook=distinct), None
     except UnicodeDecodeError as error:
@@ -102,28 +75,28 @@ def parse(content):
 
 
 def faults(row, kind) -> list:
-    """Return all defects of a row with good columns as (field, expected, got)."""
+    """Return the defects of a row with good columns as (field, expected, got)."""
+    if kind == "preferences":
+        return pair_faults(row)
     if kind == "chat":
         return list(turn_faults(row["messages"], "messages", "user", "assistant"))
-    if kind == "completion":
-        return [fault for name in row for fault in text_faults(row[name], name)]
-    return pair_faults(row)
+    return [fault for name in row for fault in text_faults(row[name], name)]
 
 
 def pair_faults(row):
     """Return defects of a preference row: three texts, or three lists of messages."""
     as_messages, defects = isinstance(row["prompt"], list), []
-    for name in ("prompt", "chosen", "rejected"):
+    for name, value in row.items():
         role = "user" if name == "prompt" else "assistant"
-        if as_messages != isinstance(row[name], list):
+        if as_messages != isinstance(value, list):
             word = "a list of messages" if as_messages else "text"
-            defects.append((name, f"{word} as in prompt", describe(row[name])))
+            defects.append((name, f"{word} as in prompt", describe(value)))
         elif not as_messages:
-            defects += text_faults(row[name], name)
-        elif role == "assistant" and len(row[name]) != 1:  # DPO would train the user's turns too
-            defects.append((name, "one message", describe(row[name])))
+            defects += text_faults(value, name)
+        elif role == "assistant" and len(value) != 1:  # DPO would train the user's turns too
+            defects.append((name, "one message", describe(value)))
         else:
-            defects += turn_faults(row[name], name, role, role)
+            defects += turn_faults(value, name, role, role)
     if not defects and visible(row["chosen"]) == visible(row["rejected"]):
         same = "the same answer (up to white space at its end and Unicode form)"
         defects.append(("rejected", "an answer that differs from chosen", same))
@@ -142,32 +115,33 @@ def text_faults(text, field):
         yield field, "text", describe(text) + hint
     elif not text.strip():
         yield field, "text that is not empty", describe(text)
-    elif not text.isascii() and (lone := SURROGATE.search(text)):
+    elif lone := SURROGATE.search(text):
         yield field, "valid Unicode", f"the lone surrogate {lone[0]!a}"
 
 
 def turn_faults(messages, field, first, last):
-    """Yield defects of a list of messages: system (first only), then user and assistant in turn."""
+    """Yield defects of a list of messages, up to the first message that is out of turn.
+
+    Roles are user and assistant in turn from `first` to `last`. A conversation that starts with the
+    user may have a system message in front.
+    """
     if not isinstance(messages, list) or not messages:
         yield field, "a list of messages", describe(messages)
         return
-    due, role = first, None
+    due, options = first, "system or user" if first == "user" else first
     for number, message in enumerate(messages):
         place = f"{field}[{number}]"
         if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            yield place, "an object with exactly role and content", describe(message)
-            due = role = None
-            continue
-        role, system = message["role"], number == 0 and first == "user"
-        if role not in ROLES:
-            yield f"{place}.role", "system, user or assistant", describe(role)
-            due = None
-        else:
-            if due and role != due and not (role == "system" and system):
-                yield f"{place}.role", "system or user" if system else due, describe(role)
-            due = {"user": "assistant", "assistant": "user", "system": due}[role]
+            got = f"the fields {named(message)}" if isinstance(message, dict) else describe(message)
+            yield place, "an object with exactly role and content", got
+            return
         yield from text_faults(message["content"], f"{place}.content")
-    if role in ROLES and role != last:
+        role = message["role"]
+        if role != due and (role != "system" or options != "system or user"):
+            yield f"{place}.role", options, describe(role)
+            return
+        due = options = "assistant" if role == "user" else "user"
+    if role != last:
         yield f"{place}.role", f"{last} in the last message", describe(role)
 
 
@@ -175,10 +149,9 @@ def texts(value) -> list:
     """Return the texts of a checked row, without roles: they follow from the order."""
     if isinstance(value, str):
         return [value]
-    if isinstance(value, dict) and "role" in value:
+    if isinstance(value, dict):
         return [value["content"]]
-    parts = value.values() if isinstance(value, dict) else value
-    return [text for part in parts for text in texts(part)]
+    return [text for part in value for text in texts(part)]
 
 
 def levelled(parts) -> tuple:
@@ -187,8 +160,6 @@ def levelled(parts) -> tuple:
 
 
 def level(text) -> str:
-    if text.isascii():  # the same in a fraction of the time
-        return " ".join(text.lower().split())
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
@@ -202,22 +173,6 @@ class Duplicate(NamedTuple):
 
     def __str__(self):
         return f"line {self.line} equals line {self.first}{up_to(self.exact)}"
-
-
-class Leak(NamedTuple):
-    """A training row with the prompt of a test row; the lines are those of the files."""
-
-    line: int
-    test_line: int
-    prompt: str
-    exact: bool  # False: equal only after case, white space and Unicode form are levelled
-
-    def __str__(self):
-        return f"line {self.line} has {self.match()}"
-
-    def match(self):
-        test = f"the prompt of test row {self.test_line}{up_to(self.exact)}"
-        return f"{describe(self.prompt)}, {test}"
 
 
 def up_to(exact) -> str:
@@ -239,19 +194,20 @@ def prompts_of(row) -> list:
 
 
 def leakage(rows, questions) -> dict:
-    """Return {index of a training row: Leak} of the rows that hold a prompt of the test rows.
+    """Return {index: (None, expected, got)} of the training rows with a prompt of the test rows.
 
     A test row counts by its whole prompt, a training row by the prompt of each of its answers.
     Both are Records or lists; `questions` may also hold objects with `.messages`.
     """
-    tests, leaks = {}, {}
+    lines_of, faults = {}, {}  # lines_of: {levelled prompt: {prompt: line of the test row}}
     for line, question in zip(getattr(questions, "lines", count(1)), questions):
         prompt = prompts_of(question)[-1]
-        tests.setdefault(levelled(prompt), {}).setdefault(prompt, line)
-    for i, (line, row) in enumerate(zip(getattr(rows, "lines", count(1)), rows)):
+        lines_of.setdefault(levelled(prompt), {}).setdefault(prompt, line)
+    for i, row in enumerate(rows):
         for prompt in prompts_of(row):
-            if same := tests.get(levelled(prompt)):
-                test_line = same.get(prompt, next(iter(same.values())))
-                leak = Leak(line, test_line, "\n".join(prompt), prompt in same)
-                leaks[i] = leak if leak.exact else leaks.get(i, leak)
-    return leaks
+            if lines := lines_of.get(levelled(prompt)):
+                line = lines.get(prompt) or next(iter(lines.values()))
+                got = f"the prompt of test row {line}{up_to(prompt in lines)}"
+                got = f"{describe(chr(10).join(prompt))}, {got}"
+                faults[i] = None, "no prompt of the test rows", got
+    return faults

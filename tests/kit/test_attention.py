@@ -255,29 +255,35 @@ def test_what_cannot_be_packed_says_so_and_works(change, told, capsys):
         assert furthest(learnt(model, batch()), plain) == 0
 
 
+class Weights(torch.nn.Linear):
+    """Stands for the layers of a model: weights, and their dtype as an attribute."""
+
+    def __init__(self, dtype):
+        super().__init__(2, 2)
+        self.dtype = dtype
+
+
 @pytest.mark.parametrize(
     "kind,dtype,pays",
     [("cpu", torch.float32, True), ("cuda", torch.float32, False), ("cuda", torch.bfloat16, True)],
 )
 def test_float32_on_a_gpu_stays_padded(kind, dtype, pays):
-    assert attention._pays(kind, dtype) == pays
+    assert attention._pays(Weights(dtype), kind) == pays
 
 
-@pytest.mark.parametrize("mixed,dtype", [("bf16", torch.bfloat16), ("no", torch.float32)])
-def test_fsdp2_packs_by_the_dtype_it_gathers_in(mixed, dtype, monkeypatch):
+@pytest.mark.parametrize("mixed,pays", [("bf16", True), ("no", False)])
+def test_fsdp2_packs_by_the_dtype_it_gathers_in(mixed, pays, monkeypatch):
     """FSDP2 keeps float32 parts and runs without autocast; taken for float32, rows on a GPU would stay padded."""
-    model = torch.nn.Linear(2, 2)
-    model.dtype = torch.float32
-    ids = torch.tensor([[1]])
     monkeypatch.setattr(
         "accelerate.state.AcceleratorState", lambda: SimpleNamespace(mixed_precision=mixed)
     )
     monkeypatch.setattr("accelerate.state.is_initialized", lambda: True)
-    assert attention._computes_in(model, ids) == torch.float32  # whole weights
+    model = Weights(torch.float32)
+    assert not attention._pays(model, "cuda")  # whole weights
     model.weight.to_local = lambda: None
-    assert attention._computes_in(model, ids) == dtype
-    with torch.autocast("cpu", torch.float16):
-        assert attention._computes_in(model, ids) == torch.float16
+    assert attention._pays(model, "cuda") == pays
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: True)
+    assert attention._pays(model, "cuda")
 
 
 class Kernel:

@@ -229,7 +229,7 @@ def test_sizes_are_checked_both_ways():
 
 
 def test_a_model_of_another_size_than_its_tokenizer_is_refused(tied):
-    """Rows that no id reaches, an output table or a config of another size."""
+    """Rows that no id reaches."""
     model, tokenizer = base(tied)
     model.resize_token_embeddings(7000, mean_resizing=False)
     with pytest.raises(SettingsError) as caught:
@@ -240,13 +240,6 @@ def test_a_model_of_another_size_than_its_tokenizer_is_refused(tied):
     )
     model.resize_token_embeddings(6500, mean_resizing=False)
     chat.check_tokenizer(tokenizer, model)
-    model.config.vocab_size = 6499
-    with pytest.raises(SettingsError, match="got 6500, 6500 and 6499"):
-        chat.check_tokenizer(tokenizer, model)
-    model.config.vocab_size = 6500
-    model.lm_head = torch.nn.Linear(32, 6100, bias=False)
-    with pytest.raises(SettingsError, match="got 6500, 6100 and 6500"):
-        chat.check_tokenizer(tokenizer, model)
 
 
 def test_equal_role_rows_are_refused():
@@ -518,7 +511,7 @@ def test_own_content_never_becomes_control(own):
         )
         assert (
             pair["prompt_ids"] + pair["chosen_ids"]
-            == encoded.input_ids[: encoded.mask.rindex(1) + 1]
+            == encoded.input_ids[: len(encoded) - encoded.loss_mask[::-1].index(1)]
         )
         assert chat.decode_reply(tokenizer, pair["chosen_ids"]) == text
         spaced = talk(f"a\n{text}b", f"a\n{text}b")
@@ -546,7 +539,10 @@ def test_own_template_strips_what_it_strips():
         by_template = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
         encoded = chat.encode(tokenizer, messages)
         assert encoded.input_ids == by_template
-        assert tokenizer.decode([i for i, m in zip(encoded.ids, encoded.mask) if m][:-1]) == kept
+        assert (
+            tokenizer.decode([i for i, m in zip(encoded.input_ids, encoded.loss_mask) if m][:-1])
+            == kept
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -627,9 +623,6 @@ def test_a_role_that_the_template_refuses():
 def test_conversations_may_be_an_iterator(tokenizer):
     rows = chat.encode_chats(tokenizer, iter(CHATS * 700))
     assert rows == chat.encode_chats(tokenizer, CHATS) * 700
-    assert sum(len(row.ids) * row.ids.itemsize + len(row.mask) for row in rows) == 5 * sum(
-        map(len, rows)
-    )
 
 
 def test_pairs_with_equal_ids(tokenizer, tmp_path):

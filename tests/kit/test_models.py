@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -137,16 +136,6 @@ def test_smollm2_without_its_package(empty_cache, monkeypatch):
     assert not empty_cache.exists()
 
 
-def test_smollm2_without_disk(empty_cache, tmp_path, monkeypatch):
-    (tmp_path / "any.gguf").touch()
-    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000))
-    told = refused(SettingsError, "smollm2-135m")
-    assert "expected 540,000,000 bytes of free disk, got 1,000" in told and "KIT_CACHE" in told
-    assert not empty_cache.exists()
-
-
 def test_smollm2_is_converted_once(empty_cache, monkeypatch):
     made = empty_cache / "smollm2-135m"
     made.mkdir(parents=True)
@@ -164,6 +153,32 @@ def test_smollm2_has_its_size():
     assert model.get_input_embeddings().weight.shape == (49152, 576) and len(tokenizer) == 49152
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
+
+
+def test_frozen_weights_of_16_bits(tmp_path):
+    folder = saved(tmp_path)
+    narrow, _ = models.load(folder, where="cpu", bits=16)
+    whole, _ = models.load(folder, where="cpu")
+    assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16}
+    assert all(
+        torch.equal(a, b.bfloat16())
+        for a, b in zip(narrow.parameters(), whole.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("where, installed", [("cpu", True), ("cuda", False), ("mps", True)])
+def test_4_bits_need_a_gpu_and_bitsandbytes(tmp_path, monkeypatch, where, installed):
+    folder = saved(tmp_path)
+    monkeypatch.setattr(models, "device", lambda: where)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: SimpleNamespace() if installed else None
+    )
+    with pytest.raises(SettingsError) as caught:
+        models.load(folder, bits=4)
+    assert str(caught.value) == (
+        "lora_bits: expected a CUDA GPU and the package bitsandbytes for weights of 4 bits, got "
+        f"{where} and {'the' if installed else 'no'} package; choose 16 bits, or install it on a GPU"
+    )
 
 
 def test_no_bfloat16_without_a_gpu():

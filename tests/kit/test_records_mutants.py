@@ -17,7 +17,7 @@ LINES = [
     b'{"prompt": "not a number", "completion": NaN}\n',
     b'{"prompt": "bytes \xe9", "completion": "x"}\n',
     b'{"prompt": "role", "completion": "  "}\n',
-    b'{"prompt": "extra", "completion": "x", "label": 1}\n',
+    b'{"prompt": "header", "Completion": "x"}\n',
     b'{"prompt": "\\ud800", "completion": "x"}\n',
     b'{"prompt": "2024-01-01", "completion": "1e5\\r\\n"}\n',
     b'{"prompt": " NA ", "completion": "null"}\n',
@@ -32,10 +32,10 @@ GOOD = [
 ]
 FAULTS = [
     (4, None, "the field prompt twice"),
-    (5, "completion", "the number NaN"),
+    (5, "completion", "nan"),
     (6, None, 'the byte 0xe9 after \'{"prompt": "bytes \''),
     (7, "completion", "'  '"),
-    (8, None, "the columns prompt, completion, label"),
+    (8, None, "the columns prompt, Completion"),
     (9, "prompt", "the lone surrogate '\\ud800'"),
 ]
 BAD = [line for line, *_ in FAULTS]
@@ -55,7 +55,7 @@ def promises(folder):
     rows = records.read(file, "completion", on_bad="skip")
     rows.write_rejected(rejected)
     assert [(line, row["prompt"], row["completion"]) for line, row in zip(rows.lines, rows)] == GOOD
-    assert rows.rows_in == rows.rows_used + len(rows.rejected) == 11
+    assert rows.rows_in == len(rows) + len(rows.rejected) == 11
     lines = [json.loads(line) for line in rejected.read_text().splitlines()]
     assert [(line["line"], line["raw"].encode(errors="surrogateescape")) for line in lines] == [
         (n, LINES[n - 1]) for n in BAD
@@ -68,8 +68,8 @@ def promises(folder):
     table_promises(folder)
     chat_promises(folder)
     changed = [{"prompt": "A  Day", "completion": "x"}, {"prompt": "b", "completion": "x"}]
-    leaks = records.leakage(changed, [{"prompt": "a day", "completion": "y"}])
-    assert [leak[:2] for leak in leaks.values()] == [(1, 1)]
+    leaks = row_checks.leakage(changed, [{"prompt": "a day", "completion": "y"}])
+    assert list(leaks) == [0]
     rest = records.split_too_long(rows, [3, 9, 3, 3, 4], 3)
     assert list(rest.lines) == [1, 10, 11] and {2, 12} <= {p.line for p in rest.rejected}
     before = file.read_bytes()
@@ -195,8 +195,7 @@ def empty_accepted(patch):
 
 
 def columns_ignored(patch):
-    columns = row_checks.columns_of
-    patch.setattr(row_checks, "columns_of", lambda row, kind, extra: columns(row, kind, True))
+    patch.setattr(row_checks, "form_of", lambda row, kind: ("completion", tuple(row), None))
 
 
 def roles_dropped(patch):
@@ -205,7 +204,7 @@ def roles_dropped(patch):
         row_checks,
         "turn_faults",
         lambda messages, *a, **k: faults(
-            [m for m in messages if m["role"] in row_checks.ROLES], *a, **k
+            [m for m in messages if m["role"] in ("system", "user", "assistant")], *a, **k
         ),
     )
 

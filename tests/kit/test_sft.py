@@ -7,17 +7,27 @@ import inspect
 import json
 import math
 import random
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import lesson
 import pytest
 import torch
 import trl.trainer.utils as trl_utils
 from bases import CHATS, PAIRS, base
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -664,68 +674,144 @@ def test_pairs_packed_are_pairs_padded(tmp_path, monkeypatch):
     assert max(float((a - b).abs().max()) for a, b in zip(gradients, others, strict=True)) < 1e-6
 
 
-def test_lora_trains_the_role_rows_and_survives(tied, tmp_path, good):
-    model, tokenizer = base(tied)
-    fresh = copy.deepcopy(model)
-    ids = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
-    trainer = sft_trainer(
-        tmp_path,
-        model,
-        tokenizer,
-        good.encoded,
-        sft.lora(replace(PARAMS, lora_rank=2), model),
-        max_steps=3,
-        learning_rate=1e-2,
-    )
-    assert all(check.passed for check in preflight.run(trainer, tokenizer, good.rows))
-    trainer.train()
-    policy, text = trainer.model.eval(), torch.tensor([good.encoded[0].input_ids])
-    table = policy.get_input_embeddings()
-    rows = next(p for p in table.parameters() if p.requires_grad)[ids]
-    assert ((rows - fresh.get_input_embeddings().weight[ids]).norm(dim=1) > 1e-3).all()
-    with torch.no_grad():
-        adapter = policy(text).logits
-        policy.save_pretrained(tmp_path / "adapter")
-        again = (
-            PeftModel.from_pretrained(copy.deepcopy(fresh), tmp_path / "adapter")
-            .eval()(text)
-            .logits
-        )
-        merged = policy.merge_and_unload()
-        merged.save_pretrained(tmp_path / "merged")
-        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
-        assert (adapter - fresh(text).logits).abs().max() > 1e-2
-        for logits in (merged(text).logits, loaded(text).logits, again):
-            assert (logits - adapter).abs().max() < 1e-5
-    shared = loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
-    assert shared == tied == merged.config.tie_word_embeddings
+SIZES = {
+    "vocab_size": 6084,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 1,
+}
+ARCHITECTURES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_lora_of_another_architecture(tmp_path, good, tied):
-    """GPT-NeoX names its tables embed_in and embed_out; the role rows train, and survive the merge."""
-    config = GPTNeoXConfig(
-        vocab_size=6084,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=tied,
-    )
-    model, (_, tokenizer) = GPTNeoXForCausalLM(config), base()
-    chat.add_role_tokens(tokenizer, model)
-    before = model.get_input_embeddings().weight.detach().clone()
+def tables(model):
+    return model.get_input_embeddings().weight, model.get_output_embeddings().weight
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def with_adapters(request, tmp_path, good, tied):
+    """A model of two layers, as it was and after three steps of LoRA by TRL's trainer."""
+    config, kind = ARCHITECTURES[request.param]
+    torch.manual_seed(0)
+    model = kind(config(**SIZES, tie_word_embeddings=tied))
+    chat.add_role_tokens(good.tokenizer, model)
+    fresh = copy.deepcopy(model).eval()
     adapters = sft.lora(replace(PARAMS, lora_rank=2, lora_alpha=6, lora_dropout=0.1), model)
     assert (adapters.r, adapters.lora_alpha, adapters.lora_dropout) == (2, 6, 0.1)
     trainer = sft_trainer(
-        tmp_path, model, tokenizer, good.encoded, adapters, max_steps=2, learning_rate=1e-2
+        tmp_path,
+        model,
+        good.tokenizer,
+        good.encoded,
+        adapters,
+        max_steps=3,
+        learning_rate=1e-2,
+        logging_steps=1,
     )
-    assert all(check.passed for check in preflight.run(trainer, tokenizer, good.rows))
+    assert all(check.passed for check in preflight.run(trainer, good.tokenizer, good.rows))
     trainer.train()
-    merged = trainer.model.merge_and_unload()
-    ids = tokenizer.convert_tokens_to_ids(list(chat.CONTROL_TOKENS))
-    assert ((merged.get_input_embeddings().weight[ids] - before[ids]).norm(dim=1) > 1e-3).all()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses[-1] < losses[0]
+    return fresh, trainer.model.eval(), fresh.role_ids
+
+
+def test_lora_trains_the_role_rows_and_no_other_row(with_adapters, tied):
+    fresh, policy, ids = with_adapters
+    others = [i for i in range(SIZES["vocab_size"]) if i not in ids]
+    before = dict(fresh.named_parameters())
+    merged = copy.deepcopy(policy).merge_and_unload()
+    for old, new in zip(tables(fresh), tables(merged), strict=True):
+        assert ((new[ids] - old[ids]).norm(dim=1) > 1e-3).all()
+        assert torch.equal(new[others], old[others])
+    trained = [name for name, weight in policy.named_parameters() if weight.requires_grad]
+    rows = [name for name in trained if "lora_" not in name]
+    assert len(rows) == 2 - tied and all("trainable_tokens_delta" in name for name in rows)
+    layers = {name for name, weight in merged.named_parameters() if not weight.equal(before[name])}
+    assert {name for name in before if "norm" in name or "bias" in name}.isdisjoint(layers)
+
+
+def test_adapters_merge_and_load(with_adapters, tmp_path, good, tied):
+    fresh, policy, _ = with_adapters
+    text = torch.tensor([good.encoded[0].input_ids])
+    with torch.no_grad():
+        logits = policy(text).logits
+        with policy.disable_adapter():
+            assert torch.equal(policy(text).logits, fresh(text).logits)
+        policy.save_pretrained(tmp_path / "adapter")
+        again = PeftModel.from_pretrained(copy.deepcopy(fresh), tmp_path / "adapter").eval()
+        merged = policy.merge_and_unload()
+        merged.save_pretrained(tmp_path / "merged")
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+        assert (logits - fresh(text).logits).abs().max() > 1e-2
+        for model in (merged, loaded, again):
+            assert (model(text).logits - logits).abs().max() < 1e-5
+    size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert size < 0.1 * 4 * fresh.get_input_embeddings().weight.numel()  # no table is inside
+    assert (tables(loaded)[0] is tables(loaded)[1]) == tied == merged.config.tie_word_embeddings
+
+
+def test_a_model_that_is_split_trains_whole_tables(monkeypatch):
+    model, _ = base()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    adapters = sft.lora(replace(PARAMS, lora_rank=2), model)
+    assert adapters.trainable_token_indices is None
+    assert adapters.modules_to_save == ["model.embed_tokens", "lm_head"]
+
+
+@pytest.mark.parametrize("fields, launched", [({}, "false"), ({"lora_rank": 2}, "true")])
+def test_fewer_bits_are_for_lora_in_whole_models(monkeypatch, fields, launched):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", launched)
+    with pytest.raises(SettingsError, match="lora_bits: expected 32 for full training"):
+        sft.load_start(Settings(lora_bits=4, **fields))
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+def test_a_run_on_a_rounded_base_ends_as_a_plain_model(tmp_path, monkeypatch, capsys, bits):
+    """model/ is the base in float32 with adapter/ merged in, and a resume gives the same bytes."""
+    monkeypatch.setenv("KIT_RUNS", str(tmp_path))
+    monkeypatch.setenv("KIT_MAX_STEPS", "2")
+    file = tmp_path / "rows.jsonl"
+    rows = [
+        [{"role": "user", "content": f"at {hour}"}, {"role": "assistant", "content": f"0 {hour}"}]
+        for hour in range(1, 24)
+    ]
+    file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    params = lesson.Params(
+        task=str(file),
+        run="bits",
+        lora_rank=2,
+        lora_dropout=0.1,
+        lora_bits=bits,
+        batch_size=4,
+        learning_rate=1e-2,
+        save_steps=1,
+    )
+    run = sft.train(params, sft.load_chats, lesson.make_trainer, evaluate=None)
+    first, metrics = run.report["weights_sha256"], runs.metrics(run)
+    for name in ("checkpoint-2", "model", "adapter"):
+        shutil.rmtree(run.folder / name)
+    (run.folder / "report.json").unlink()
+    assert sft.train(params, sft.load_chats, lesson.make_trainer, evaluate=None).finished
+    assert "resuming from checkpoint-1" in capsys.readouterr().out
+    assert (run.report["weights_sha256"], runs.metrics(run)) == (first, metrics)
+    model, _ = sft.models.load(run.folder.name)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    start, _ = sft.load_start(params, bits=32)
+    adapted = PeftModel.from_pretrained(start, run.folder / "adapter").eval()
+    assert {w.dtype for n, w in adapted.named_parameters() if "lora_" in n} == {torch.float32}
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        merged, beside = model.eval()(ids).logits, adapted(ids).logits
+        with adapted.disable_adapter():
+            untrained = adapted(ids).logits
+    assert (merged - beside).abs().max() < 1e-4 < 1e-2 < (merged - untrained).abs().max()
 
 
 def test_ln_2():

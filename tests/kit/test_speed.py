@@ -1,13 +1,15 @@
 """How many rows at once, and narrower states and fused layers that leave the numbers alone."""
 
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kit import models, speed
+from benchmarks import memory_gpu
+from kit import memory, models, speed
 from kit.engine import patches
 from kit.errors import MissingError, SettingsError
 
@@ -26,19 +28,6 @@ def tiny():
 
 
 # Rows at once
-
-
-@pytest.mark.parametrize(
-    "tokens,processes,wanted",
-    [(1_000, 1, 2), (6_000, 1, 16), (10**9, 1, 48), (10**9, 4, 12), (1, 1, 1)],
-)
-def test_rows_at_once_divide_the_step(tokens, processes, wanted):
-    assert speed.micro_batch_size([300, 400, 350], 48, processes, tokens) == wanted
-
-
-@pytest.mark.parametrize("in_order,wanted", [(True, [4, 5]), (False, [1, 6])])
-def test_the_largest_micro_batch_is_one_of_the_run(in_order, wanted):
-    assert speed.largest([3, 10, 1, 1, 8, 9, 12], 2, in_order) == wanted
 
 
 class Gpu:
@@ -117,6 +106,29 @@ def test_nothing_is_tried_without_a_gpu(monkeypatch):
     pretend(monkeypatch, "cpu")
     speed.fit(gpu)
     assert gpu.tries == []
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_try_leaves_no_trace(room, monkeypatch, tmp_path):
+    """Of the longest rows, on a CPU: no gradients, no metrics, the same weights, and the answer."""
+    setting = memory.Training(micro_batch_size=2, length=20)
+    trainer = memory_gpu.trainer(setting, memory_gpu.toy_config("SmolLM2-135M"), str(tmp_path))
+    weights = [weight.clone() for weight in trainer.model.parameters()]
+    lengths, compute = [], trainer.compute_loss
+
+    def compute_loss(model, batch):
+        lengths.extend(batch["attention_mask"].sum(1).tolist())
+        loss = compute(model, batch)
+        if not room:
+            raise torch.OutOfMemoryError
+        return loss
+
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: nullcontext())
+    monkeypatch.setattr(trainer, "compute_loss", compute_loss)
+    assert speed._fits(trainer) == room
+    assert lengths == [20, 20] and not trainer._metrics["train"]
+    assert all(weight.grad is None for weight in trainer.model.parameters())
+    assert all(map(torch.equal, weights, trainer.model.parameters()))
 
 
 # States and layers

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kit import tasks
+from kit import models, sft, tasks
 from kit.errors import DataError, KitError, MissingError, SettingsError
+from kit.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
 LABELS = ("refund", "cancel", "invoice")
@@ -174,8 +176,8 @@ def test_shapes_of_rows(folder):
     }
     own = chat("x", "refund")
     own["messages"].insert(0, {"role": "system", "content": "of the row"})
-    assert tasks._chat(task, own) == own
-    assert tasks._chat(task, {"text": "plain"}) is None
+    assert tasks.shaped(task, own, "chat") == own
+    assert tasks.shaped(task, {"text": "plain"}, "chat") is None
     assert tasks.rows(task, "validation", "completion").kind == "completion"
 
 
@@ -197,6 +199,22 @@ def test_a_run_keeps_its_task(folder, tmp_path):
     (folder / "tickets.py").unlink()
     task = tasks.of_run(run, check=False)  # enough to talk with the model
     assert (task.system, task.max_new_tokens, task.file) == ("S", 7, run / "task.py")
+
+
+@pytest.mark.parametrize("params", [None, 1, [], {"task": None}, {"task": 5}, {"task": [1]}])
+def test_a_run_with_a_damaged_run_json_has_no_task_or_one_sentence(tmp_path, params):
+    (tmp_path / "run.json").write_text(json.dumps({"params": params}))
+    (tmp_path / "task.py").write_text(FILES)
+    task = tasks.of_run(tmp_path, check=False)
+    assert (task is None) == (not isinstance(params, dict) or not params["task"])
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".jsonl", "a" * 5000 + ".py", "\0.py", "folder.py"])
+def test_names_that_the_system_refuses_are_one_sentence(folder, monkeypatch, name):
+    monkeypatch.chdir(folder)
+    (folder / "folder.py").mkdir()
+    with pytest.raises(KitError, match="; "):
+        tasks.load(name)
 
 
 # What is refused
@@ -228,6 +246,9 @@ REFUSED = {
         "judge: expected True or False for the reply ''",
     ),
     f"{FILES}def judge(reply):\n    return True\n": (None, "TypeError"),
+    f"{FILES}import sys\nsys.exit(0)\n": (3, "SystemExit"),
+    'train = "train.jsonl"\ntest = ["test.jsonl", 3]\n': (2, "test: expected a file name, a list"),
+    f"{FILES}validation = 1.5\n": (2, "validation: expected a file name or a share of train"),
     f"{FILES}def judge(reply, right):\n    return reply == right\ndef prefers(reply, right):\n    return 1 / 0\n": (
         5,
         "prefers: expected True or False",
@@ -244,6 +265,46 @@ def test_a_bad_task_file_is_refused_in_one_sentence(folder, text):
     assert words in message and "; " in message and "\n" not in message
     if line:
         assert message.startswith(f"{folder / 'tickets.py'}:{line}: ")
+
+
+def own_template(folder, template):
+    """A copy of the pocket model with this chat template; the base itself has none."""
+    target = folder / "base"
+    shutil.copytree(models.POCKET, target, ignore=shutil.ignore_patterns("recipe", "*.jsonl"))
+    if template:
+        (target / "chat_template.jinja").write_text(template)
+    return {"model": str(target), "template": "own"}
+
+
+NO_PROMPT = (
+    "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] + eos_token }}{% endfor %}"
+)
+BAD = {
+    "a judge that accepts everything": "judge = lambda reply, right: True\n",
+    "a judge that accepts nothing": "judge = lambda reply, right: False\n",
+    "a judge that raises": "def judge(reply, right):\n    return 1 / 0\n",
+    "a judge that ends the program": "def judge(reply, right):\n    raise SystemExit\n",
+    "a syntax error": "def judge(reply, right)\n",
+    "a missing file": 'validation = "no.jsonl"\n',
+    "test rows inside train": 'test = "train.jsonl"\n',
+    "a template without a generation prompt": NO_PROMPT,
+    "a base without any template": None,
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_task_or_template_trains_nothing(folder, monkeypatch, fault):
+    """One sentence with exit code 2, before a run folder is there."""
+    monkeypatch.setenv("KIT_RUNS", str(folder / "runs"))
+    text, options = BAD[fault], {}
+    if "template" in fault:
+        options, text = own_template(folder, text), ""
+    (folder / "tickets.py").write_text(FILES + text)
+    params = Settings(task=str(folder / "tickets.py"), run="bad", **options)
+    with pytest.raises(KitError) as caught:
+        sft.train(params, sft.load_chats, make_trainer=None)
+    assert caught.value.exit_code == 2 and "; " in str(caught.value)
+    assert "\n" not in str(caught.value) and not (folder / "runs").exists()
 
 
 def test_test_rows_inside_train_are_refused(folder):

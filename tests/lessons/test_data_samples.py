@@ -389,6 +389,38 @@ def test_wide_completions_are_bare_canonical_lines(wide):
     )
 
 
+def test_the_mix_of_changes_has_more_follow_ups_and_the_same_held_out_rows(tmp_path, rows):
+    subprocess.run(
+        [sys.executable, MAKE, "--rows", "1000", "--mix", "changes", "--out", tmp_path],
+        check=True,
+        timeout=120,
+    )
+    for name in ("validation", "test"):
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == (FOLDER / f"{name}.jsonl").read_bytes()
+    chat = [json.loads(line) for line in (tmp_path / "chat.jsonl").read_text("utf-8").splitlines()]
+    turns = Counter(sum(m["role"] == "user" for m in row["messages"]) for row in chat)
+    assert turns[2] + turns[3] >= 270 and turns[3] > 100
+    before = Counter(sum(m["role"] == "user" for m in row["messages"]) for row in rows["chat"])
+    assert turns[3] / 1000 > 1.8 * before[3] / 9000
+    assert not phrases(chat) & (phrases(rows["validation"]) | phrases(rows["test"]))
+
+
+def test_wide_wording_is_wider_in_every_kind(wide, rows):
+    """Follow-ups, questions back, refusals and small talk have words that the narrow ones lack."""
+    for kind in ("ask", "cannot", "decline"):
+        one, other = (
+            words([row for row in some if kind_of(row) == kind])
+            for some in (wide["chat"], rows["chat"])
+        )
+        assert len(one - other) > 30, kind
+    later = [
+        {m["content"] for row in some for m in row["messages"][3::2] if m["role"] == "user"}
+        for some in (wide["chat"], rows["chat"])
+    ]
+    assert any("rollback" in text.casefold() or "ctrl" in text.casefold() for text in later[0])
+    assert not any("rollback" in text.casefold() for text in later[1])
+
+
 # The orders task
 
 

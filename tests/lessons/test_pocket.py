@@ -284,3 +284,92 @@ def test_times_of_the_notes_are_the_numbers_beside_them():
             ), row
             read += 1
     assert read > 1000
+
+
+def recipe(code):
+    """Run `code` in the recipe's folder in a fresh interpreter; return what it prints as JSON."""
+    out = subprocess.run(
+        [sys.executable, "-c", f"import json\n{code}"],
+        cwd=RECIPE, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    return json.loads(out)
+
+
+def evaluation_turns():
+    """Return the users' turns of the validation and test rows, case and spaces made equal."""
+    turns = set()
+    for name in ("validation", "test"):
+        file = ROOT / "data_samples" / "cron" / f"{name}.jsonl"
+        for line in file.read_text(encoding="utf-8").splitlines():
+            messages = json.loads(line)["messages"]
+            turns |= {
+                " ".join(m["content"].casefold().split()) for m in messages if m["role"] == "user"
+            }
+    return turns
+
+
+def test_notes_about_changes_hold_no_cron_and_no_phrase_of_the_examination():
+    """3,000 documents of the third training, wide wording, and the requests behind 1,500 of them."""
+    documents, requests = recipe(
+        "import itertools, changes, third\n"
+        "first = lambda made, n: list(itertools.islice(made, n))\n"
+        "talks = first(changes.conversations(third.SEED), 3000)\n"
+        "turns = [turn for talk in talks for turn in talk[::2]]\n"
+        "print(json.dumps([first(changes.documents(third.SEED), 3000), turns]))"
+    )
+    lines = [line for document in documents for line in document.split("\n")]
+    assert len(lines) >= 10_000
+    assert not [found for line in lines for found in cron_expressions(line)]
+    text = "\n".join(documents).lower()
+    assert "*" not in text and not re.search(r"\bcron\b|crontab", text)
+    assert not [phrase for phrase in by_hand() if phrase in text]
+    assert len(set(documents)) > 0.95 * len(documents)
+    drawn = {" ".join(turn.casefold().split()) for turn in requests}
+    assert len(drawn) > 3000
+    assert not drawn & evaluation_turns()
+
+
+def test_an_undo_in_the_notes_repeats_an_earlier_answer():
+    """The plan after an undo is the plan before the change; the words of an undo mark the turn."""
+    talks = recipe(
+        "import itertools, changes\n"
+        "course = changes.samples()\n"
+        "def marked(voice, before):\n"
+        "    return course.Ask('UNDO ' + str(voice.rng.random()), before)\n"
+        "course.undone = marked\n"
+        "course.split_of = lambda phrase: 'train'\n"
+        "talks = itertools.islice(changes.conversations(3), 400)\n"
+        "print(json.dumps([[t if isinstance(t, str) else t.parts() for t in talk] for talk in talks]))"
+    )
+    undos = 0
+    for talk in talks:
+        plans = [turn for turn in talk[1::2] if not isinstance(turn, str)]
+        for at, request in enumerate(talk):
+            if isinstance(request, str) and request.startswith("UNDO"):
+                before = [turn for turn in talk[1:at:2] if not isinstance(turn, str)]
+                assert talk[at + 1] != before[-1] and talk[at + 1] in before[:-1]
+                undos += 1
+        assert plans or len(talk) == 2
+    assert undos > 20
+
+
+def test_parts_of_a_plan_are_short():
+    assert recipe(
+        "from changes import numbers\n"
+        "print(json.dumps([numbers(*x) for x in (((0, 15, 30, 45), 60, True), ((5,), 24, True), "
+        "((8, 10, 12, 14), 24, True), ((1, 4, 7, 10), 12, True), ((0, 6), 7, True), "
+        "((1, 2, 3, 5), 7, True), ((0, 15, 30, 45), 60, False), ((5, 17), 24, True))]))"
+    ) == ["every 15", "5", "8-14 every 2", "every 3", "0,6", "1-3,5", "0,15,30,45", "5,17"]
+
+
+def test_the_third_training_runs(tmp_path):
+    """A toy run of the three stages on a CPU: the English of the base is held, notes are learnt."""
+    third = [sys.executable, RECIPE / "third.py"]
+    common = ["--work", tmp_path, "--toy"]
+    for stage in (["notes", "--shares", "2", "--workers", "2"], ["text", "--blocks", "1"],
+                  ["train", "--steps", "12"]):  # fmt: skip
+        subprocess.run([*third, *stage, *common], cwd=ROOT, check=True, capture_output=True)
+    history = json.loads((tmp_path / "third-wide" / "history.json").read_text())["history"]
+    assert history[-1]["step"] == 12
+    assert history[-1]["held_out_notes"] < history[0]["held_out_notes"]
+    assert (tmp_path / "third-wide" / "model.safetensors").stat().st_size <= 16_000_000
