@@ -109,7 +109,6 @@ SHAPES = {  # configs as published, weights at random
 CHECKED = 8  # rows whose loss and gradient each contender tells before it is timed; of pairs, those of a step
 
 
-
 def micro_batch_size(lengths, batch_size, tokens):
     """Return the largest number of rows at once that divides a step and holds about `tokens` ids.
 
@@ -117,6 +116,7 @@ def micro_batch_size(lengths, batch_size, tokens):
     """
     most = max(1, int(tokens * len(lengths) / sum(lengths)))
     return max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= most)
+
 
 def cuda():
     return torch.cuda.is_available()
@@ -363,7 +363,9 @@ def sft(spec):
     )
     spec["lengths"] = [len(row["input_ids"]) for row in examples]
     order = (
-        kit_sft.by_length(spec["lengths"], spec["batch"], 0) if spec["sorted"] else range(len(examples))
+        kit_sft.by_length(spec["lengths"], spec["batch"], 0)
+        if spec["sorted"]
+        else range(len(examples))
     )
     data = kit_sft.dataset(
         {key: [examples[i][key] for i in order] for key in examples[0]}, f"speed {spec['shape']}"
@@ -527,7 +529,9 @@ class PairTrainer(DPOTrainer):
 def dpo(spec):
     examples = pairs(spec["shape"], spec["rows"], median=spec["median"], cap=spec["cap"])
     data, way = (
-        kit_sft.dataset({key: [row[key] for row in examples] for key in examples[0]}, "speed pairs"),
+        kit_sft.dataset(
+            {key: [row[key] for row in examples] for key in examples[0]}, "speed pairs"
+        ),
         spec["way"],
     )
     policy, reference = model(spec["shape"]), model(spec["shape"])

@@ -175,7 +175,11 @@ def gaps(kernels):
     longest = [
         [round(1e3 * size, 2), a[:50], b[:50]] for size, a, b in sorted(spaces, reverse=True)[:5]
     ]
-    return sum(size for size, *_ in spaces), sum(size for size, *_ in spaces if size > LONG), longest
+    return (
+        sum(size for size, *_ in spaces),
+        sum(size for size, *_ in spaces if size > LONG),
+        longest,
+    )
 
 
 def alone(kernels, pattern):

@@ -39,9 +39,18 @@ SHAPES = {  # name: (name in kit.memory.SHAPES, changes of its config)
     "0.6B": ("Qwen3-0.6B", {}),
     "1.7B": ("Qwen3-0.6B", {"hidden_size": 2048, "intermediate_size": 6144}),
     "8B": ("Qwen3-8B", {}),
-    "tiny": ("Qwen3-0.6B", {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-                            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-                            "vocab_size": 512}),
+    "tiny": (
+        "Qwen3-0.6B",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "vocab_size": 512,
+        },
+    ),
 }
 # Rows at once in one process, micro batches per step. Fewer ids do not fill an H100.
 MICRO = {"0.6B": (80, 1), "1.7B": (32, 2), "tiny": (4, 2)}
@@ -130,8 +139,10 @@ def micro_batches(shape, gpus, steps):
     draw, numbers = random.Random(0), np.random.default_rng(0)
     most, batch, rows = 64 if shape == "tiny" else LONGEST, micro * accumulation * gpus, []
     for _ in range(steps):
-        lengths = [min(most, max(8, int(draw.lognormvariate(math.log(MEDIAN), SPREAD))))
-                   for _ in range(batch)]
+        lengths = [
+            min(most, max(8, int(draw.lognormvariate(math.log(MEDIAN), SPREAD))))
+            for _ in range(batch)
+        ]
         rows += [lengths[i] for i in sft.by_length(lengths, batch, 0)]
     rows = [numbers.integers(0, vocabulary, length).tolist() for length in rows]
     return [rows[at : at + micro] for at in range(0, len(rows), micro)]
@@ -145,14 +156,26 @@ def trainer_of(model, rows, steps, hardware, callbacks=()):
     from benchmarks import common
     from kit import sft, speed
 
-    options = {"max_steps": steps, "save_strategy": "no", "learning_rate": 1e-5, "max_length": None,
-               "lr_scheduler_type": "constant",
-               "logging_steps": 1, "report_to": "none", "disable_tqdm": True,
-               "dataset_kwargs": {"skip_prepare_dataset": True}}
+    options = {
+        "max_steps": steps,
+        "save_strategy": "no",
+        "learning_rate": 1e-5,
+        "max_length": None,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
     config = SFTConfig(**hardware | options, output_dir=tempfile.mkdtemp())
     data = sft.dataset({"input_ids": rows, "labels": rows}, f"{len(rows)} {sum(map(len, rows))}")
-    trainer = SFTTrainer(model, config, train_dataset=data, callbacks=list(callbacks),
-                         processing_class=common.tokenizer())
+    trainer = SFTTrainer(
+        model,
+        config,
+        train_dataset=data,
+        callbacks=list(callbacks),
+        processing_class=common.tokenizer(),
+    )
     trainer.remove_callback(PrinterCallback)
     speed.arrays(trainer)
     return trainer
@@ -211,11 +234,16 @@ def measure(shape, variant, spec):
         ids = [sum(map(len, rows[at : at + batch])) for at in range(0, len(rows), batch)]
         starts = [WARM + repeat * TIMED for repeat in range(REPEATS)]
         seconds = [ends.ends[at + TIMED - 1] - ends.ends[at - 1] for at in starts]
-        record |= {"tokens": sum(sum(ids[at : at + TIMED]) for at in starts),
-                   "rates": [sum(ids[at : at + TIMED]) / spent
-                             for at, spent in zip(starts, seconds, strict=True)],
-                   "s_a_step": sum(seconds) / TIMED / REPEATS, "rows_a_step": batch,
-                   "retries": ends.retries, "phases_ms": phases.spent}
+        record |= {
+            "tokens": sum(sum(ids[at : at + TIMED]) for at in starts),
+            "rates": [
+                sum(ids[at : at + TIMED]) / spent for at, spent in zip(starts, seconds, strict=True)
+            ],
+            "s_a_step": sum(seconds) / TIMED / REPEATS,
+            "rows_a_step": batch,
+            "retries": ends.retries,
+            "phases_ms": phases.spent,
+        }
         record["tokens_per_s"] = record["tokens"] / sum(seconds)
     if profiled and distributed.is_first():
         record["profile"] = profiles.summary(window.profile, 1, record["s_a_step"], ids[-1])
@@ -230,16 +258,25 @@ def memory(shape, variant, spec):
 
     n, ids = spec["processes"], 64 if shape == "tiny" else MEMORY_IDS
     checkpointed, model = variant.endswith("checkpointed"), model_of(shape, fused=False)
-    training = planner.Training(1, ids, checkpointing=checkpointed, strategy="fsdp2", processes=n,
-                                precision="autocast" if models.device() == "cuda" else "fp32")
+    training = planner.Training(
+        1,
+        ids,
+        checkpointing=checkpointed,
+        strategy="fsdp2",
+        processes=n,
+        precision="autocast" if models.device() == "cuda" else "fp32",
+    )
     plan = planner.plan(model.config, training)
     hardware = sft.hardware(SimpleNamespace(batch_size=n, micro_batch_size=1))
     hardware[next(key for key in hardware if key.endswith("_checkpointing"))] = checkpointed
     rows = [[(i * j) % 512 for j in range(ids)] for i in range(n * MEMORY_STEPS)]
     trainer = trainer_of(model, rows, MEMORY_STEPS, hardware, [clock(1)])
     trainer.train()
-    record = facts(trainer) | {"planned_gb": plan.peak / 1e9, "planned_moment": plan.moment,
-                               "ids": ids}
+    record = facts(trainer) | {
+        "planned_gb": plan.peak / 1e9,
+        "planned_moment": plan.moment,
+        "ids": ids,
+    }
     trainer.accelerator.free_memory()
     return record
 
@@ -250,9 +287,11 @@ def facts(trainer):
 
     peak = float(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0.0
     peaks = trainer.accelerator.gather(torch.tensor([peak], device=trainer.args.device))
-    return {"peak_gb": peaks.max().item() / 1e9,
-            "split": str(trainer.accelerator.distributed_type).split(".")[-1],
-            "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row]}
+    return {
+        "peak_gb": peaks.max().item() / 1e9,
+        "split": str(trainer.accelerator.distributed_type).split(".")[-1],
+        "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
+    }
 
 
 @contextlib.contextmanager
@@ -261,14 +300,18 @@ def open_variant(changes):
     import torch
     from accelerate.utils import DistributedDataParallelKwargs as Handler
 
-    to_kwargs, register, init_group = (Handler.to_kwargs, Handler.register_comm_hook,
-                                       torch.optim.Adam._init_group)
+    to_kwargs, register, init_group = (
+        Handler.to_kwargs,
+        Handler.register_comm_hook,
+        torch.optim.Adam._init_group,
+    )
     Handler.to_kwargs = lambda self: to_kwargs(self) | changes.get("ddp", {})
     if changes.get("hook"):
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
         Handler.register_comm_hook = lambda self, model: model.register_comm_hook(
-            None, bf16_compress_hook)
+            None, bf16_compress_hook
+        )
     if changes.get("local"):
         torch.optim.Adam._init_group = local_parts(init_group)
     segments = torch.cuda.is_available() and changes.get("segments")
@@ -308,7 +351,8 @@ def change(trainer, changes):
     plugin.reshard_after_forward = not changes.get("keep", False)
     plugin.mixed_precision_policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if cuda and not changes.get("exact") else None,
-        reduce_dtype=getattr(torch, changes.get("reduce", "float32")))
+        reduce_dtype=getattr(torch, changes.get("reduce", "float32")),
+    )
     if changes.get("exact"):
         forward = trainer.model.forward
 
@@ -356,8 +400,15 @@ def alone(options, folder, until):
     jobs = [(kind, shape) for kind in ("speed", "losses") for shape in options.shapes]
     running = []
     for at, (kind, shape) in enumerate(jobs):
-        spec = {"kind": kind, "jobs": [["ddp", shape]], "processes": 1, "gpus": options.gpus,
-                "folder": str(folder / "alone"), "until": until, "profile": []}
+        spec = {
+            "kind": kind,
+            "jobs": [["ddp", shape]],
+            "processes": 1,
+            "gpus": options.gpus,
+            "folder": str(folder / "alone"),
+            "until": until,
+            "profile": [],
+        }
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(at % options.gpus)}
         command = [sys.executable, "-m", "benchmarks.scaling", f"--child={json.dumps(spec)}"]
         running.append(subprocess.Popen(command, env=environment))
@@ -371,8 +422,15 @@ def together(options, folder, kind, jobs, until):
     results = folder / "together"
     results.mkdir(exist_ok=True)
     while jobs and time.time() < until:
-        spec = {"kind": kind, "jobs": jobs, "processes": options.gpus, "gpus": options.gpus,
-                "folder": str(results), "until": until, "profile": options.profile}
+        spec = {
+            "kind": kind,
+            "jobs": jobs,
+            "processes": options.gpus,
+            "gpus": options.gpus,
+            "folder": str(results),
+            "until": until,
+            "profile": options.profile,
+        }
         strategy = jobs[0][0].split()[0]
         try:
             launch.run(__file__, options.gpus, strategy=strategy, child=json.dumps(spec))
@@ -393,23 +451,31 @@ def apart(ours, theirs):
 def table(results):
     """Print a line per result; shares and losses are against one GPU."""
     by_job = {(row["job"], *row["arguments"]): row["result"] for row in results}
-    print(f"{'shape':6}{'variant':18}{'GPUs':>5}{'ids/s per GPU':>15}{'two repeats':>18}{'share':>8}"
-          f"{'nats apart':>12}{'peak GB':>9}{'retries':>9}")
+    print(
+        f"{'shape':6}{'variant':18}{'GPUs':>5}{'ids/s per GPU':>15}{'two repeats':>18}{'share':>8}"
+        f"{'nats apart':>12}{'peak GB':>9}{'retries':>9}"
+    )
     for (job, shape, variant, n), result in sorted(by_job.items(), key=lambda item: item[0][1]):
         if job == "speed":
             one, whole = by_job.get((job, shape, "ddp", 1)), by_job.get(("losses", shape, "ddp", 1))
             rates = " ".join(f"{rate / n:,.0f}" for rate in result.get("rates", ()))
             share = result["tokens_per_s"] / n / one["tokens_per_s"] if one else math.nan
             nats = apart(result["losses"], whole["losses"]) if whole and n > 1 else math.nan
-            print(f"{shape:6}{variant:18}{n:5}{result['tokens_per_s'] / n:15,.0f}{rates:>18}"
-                  f"{share:8.1%}{nats:12.1e}{result['peak_gb']:9.1f}{result.get('retries', 0):9}")
+            print(
+                f"{shape:6}{variant:18}{n:5}{result['tokens_per_s'] / n:15,.0f}{rates:>18}"
+                f"{share:8.1%}{nats:12.1e}{result['peak_gb']:9.1f}{result.get('retries', 0):9}"
+            )
         elif job == "course":
             one = by_job[job, shape, "ddp-1", n]
-            print(f"{shape} {variant}: {apart(result['losses'], one['losses']):.1e} nats from one "
-                  f"GPU over {len(result['losses'])} steps")
+            print(
+                f"{shape} {variant}: {apart(result['losses'], one['losses']):.1e} nats from one "
+                f"GPU over {len(result['losses'])} steps"
+            )
         elif job == "memory":
-            print(f"{shape:6}{variant:18}{n:5} peak {result['peak_gb']:.1f} GB, planned "
-                  f"{result['planned_gb']:.1f} GB")
+            print(
+                f"{shape:6}{variant:18}{n:5} peak {result['peak_gb']:.1f} GB, planned "
+                f"{result['planned_gb']:.1f} GB"
+            )
     for (_, shape, variant, n), result in by_job.items():
         details(f"{shape} {variant} on {n}", result)
 
@@ -417,14 +483,17 @@ def table(results):
 def details(name, result):
     """Print the phases of one step, and where its time goes."""
     if "phases_ms" in result:
-        phases = ", ".join(f"{part} {both[0]:.0f}/{both[1]:.0f}"
-                           for part, both in result["phases_ms"].items())
+        phases = ", ".join(
+            f"{part} {both[0]:.0f}/{both[1]:.0f}" for part, both in result["phases_ms"].items()
+        )
         print(f"{name}, ms of one step until [CPU/GPU] ends: {phases}")
     if "profile" in result:
         profile = result["profile"]
-        print(f"  profile of {name}: step {profile['wall_ms']} ms, idle "
-              f"{profile['idle_ms']}, communication {profile['communication_ms']} of which "
-              f"alone {profile['communication_alone_ms']}; kinds {profile['kinds_ms']}")
+        print(
+            f"  profile of {name}: step {profile['wall_ms']} ms, idle "
+            f"{profile['idle_ms']}, communication {profile['communication_ms']} of which "
+            f"alone {profile['communication_alone_ms']}; kinds {profile['kinds_ms']}"
+        )
         for spent, count, kernel in profile["kernels"][:8]:
             print(f"    {spent:8.2f} ms {count:5} {kernel}")
         for call, (on_gpu, on_cpu, count) in profile["cpu"].items():
@@ -474,8 +543,12 @@ def measure_all(options, folder):
     alone(options, folder, until)
     write(options, folder)
     for strategy, share in (("ddp", 0.42), ("fsdp2", 1)):
-        jobs = [[name, shape] for name in options.variants for shape in options.shapes
-                if name.split()[0] == strategy]
+        jobs = [
+            [name, shape]
+            for name in options.variants
+            for shape in options.shapes
+            if name.split()[0] == strategy
+        ]
         together(options, folder, "speed", jobs, time.time() + share * (until - time.time()))
 
 
@@ -487,8 +560,9 @@ def course(options, folder):
     for script in ("sft_chat", "dpo"):
         for strategy, n in (("ddp", 1), ("ddp", options.gpus), ("fsdp2", options.gpus)):
             run = f"{script}-{strategy}-{n}"
-            launch.run(script, n, strategy=strategy, run=run, start="", batch_size=rows,
-                       micro_batch_size=8)
+            launch.run(
+                script, n, strategy=strategy, run=run, start="", batch_size=rows, micro_batch_size=8
+            )
             losses = [row["loss"] for row in runs.metrics(f"{run}-pocket")]
             file = folder / "together" / f"course {strategy}-{n} {script}.json"
             file.write_text(json.dumps({"losses": losses, "processes": n}))
@@ -503,8 +577,13 @@ def write(options, folder):
     for part, n in (("alone", 1), ("together", options.gpus)):
         for file in sorted((folder / part).glob("*.json"), key=lambda file: file.stat().st_mtime):
             kind, *variant, shape = file.stem.split()
-            results.append({"job": kind, "arguments": [shape, " ".join(variant), n],
-                            "result": json.loads(file.read_text())})
+            results.append(
+                {
+                    "job": kind,
+                    "arguments": [shape, " ".join(variant), n],
+                    "result": json.loads(file.read_text()),
+                }
+            )
     machine = common.machine() | {"date": datetime.date.today().isoformat(), "seed": 0}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({"machine": machine, "results": results}, indent=1))

@@ -163,7 +163,9 @@ def forked(work, limit):
     os.close(read)
     status = os.waitpid(child, 0)[1]
     return (
-        json.loads(answer) if answer else {"error": f"no answer within {limit:.0f} s (status {status})"}
+        json.loads(answer)
+        if answer
+        else {"error": f"no answer within {limit:.0f} s (status {status})"}
     )
 
 

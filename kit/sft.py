@@ -13,8 +13,12 @@ import random
 
 from kit import chat, models, preflight, records, runs, scoring, tasks
 from kit.engine import distributed
-from kit.engine.patches import (checkpointing_name, head_with_bias, narrow_states,
-                                score_trained_ids_only)
+from kit.engine.patches import (
+    checkpointing_name,
+    head_with_bias,
+    narrow_states,
+    score_trained_ids_only,
+)
 from kit.errors import DataError, SettingsError
 
 SCORED = 200  # test questions, for the scores before and after

@@ -11,8 +11,9 @@ from benchmarks import scaling
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 RECORD = json.loads((FOLDER / "results" / "scaling.json").read_text(encoding="utf-8"))
-RESULTS = {(row["job"], *row["arguments"]): row["result"] for row in RECORD["results"]
-           if "result" in row}
+RESULTS = {
+    (row["job"], *row["arguments"]): row["result"] for row in RECORD["results"] if "result" in row
+}
 TEXT = (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
@@ -24,16 +25,20 @@ def losses(*job):
 def test_two_gpus_under_ddp_have_the_losses_of_one(script):
     """To the last bit, when one GPU takes the same 16 rows at once; 32 at once change its own kernels' sums."""
     assert losses("losses", script, "ddp", 2, 16) == losses("losses", script, "ddp", 1, 16)
-    other = scaling.apart(losses("losses", script, "ddp", 1, 32),
-                          losses("losses", script, "ddp", 1, 16))
+    other = scaling.apart(
+        losses("losses", script, "ddp", 1, 32), losses("losses", script, "ddp", 1, 16)
+    )
     assert 0 < other < 0.01
     assert script == "sft_chat" or f"is {other:.4f} nats from itself in DPO" in TEXT
 
 
 def test_fsdp2_is_as_near_as_its_rounded_weights_allow():
-    sft, dpo = (scaling.apart(losses("losses", script, "fsdp2", 2, 16),
-                              losses("losses", script, "ddp", 1, 16))
-                for script in ("sft_chat", "dpo"))
+    sft, dpo = (
+        scaling.apart(
+            losses("losses", script, "fsdp2", 2, 16), losses("losses", script, "ddp", 1, 16)
+        )
+        for script in ("sft_chat", "dpo")
+    )
     assert sft < 0.01 < dpo and "over the limit of 0.01" in TEXT
     assert f"FSDP2: within {sft:.4f} nats (SFT) and {dpo:.4f} nats (DPO" in TEXT
 
@@ -67,11 +72,14 @@ def result(rate, losses, **more):
 
 
 def test_the_table_has_shares_of_single_gpus_and_distances_of_losses(capsys):
-    rows = {("speed", "1.7B", "ddp", 1): result(100.0, [2.0]),
-            ("losses", "1.7B", "ddp", 1): {"losses": [2.0, 1.5, 1.0], "peak_gb": 1.0},
-            ("speed", "1.7B", "fsdp2 keep", 4): result(360.0, [2.0, 1.75], retries=3)}
-    scaling.table([{"job": job, "arguments": names, "result": row}
-                   for (job, *names), row in rows.items()])
+    rows = {
+        ("speed", "1.7B", "ddp", 1): result(100.0, [2.0]),
+        ("losses", "1.7B", "ddp", 1): {"losses": [2.0, 1.5, 1.0], "peak_gb": 1.0},
+        ("speed", "1.7B", "fsdp2 keep", 4): result(360.0, [2.0, 1.75], retries=3),
+    }
+    scaling.table(
+        [{"job": job, "arguments": names, "result": row} for (job, *names), row in rows.items()]
+    )
     _, one, four = capsys.readouterr().out.splitlines()
     assert one.split() == ["1.7B", "ddp", "1", "100", "100", "100", "100.0%", "nan", "1.0", "0"]
     assert four.split()[3:8] == ["4", "90", "90", "90", "90.0%"]

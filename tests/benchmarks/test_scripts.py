@@ -11,8 +11,16 @@ import torch
 from benchmarks import contenders, dpo, pretrained_start, profiles, resume_gpu
 from kit import models
 
-SCRIPTS = ("decisions", "dpo", "memory_gpu", "pretrained_start", "resume_gpu", "scaling",
-           "speed_cpu", "speed_gpu")
+SCRIPTS = (
+    "decisions",
+    "dpo",
+    "memory_gpu",
+    "pretrained_start",
+    "resume_gpu",
+    "scaling",
+    "speed_cpu",
+    "speed_gpu",
+)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -29,8 +37,12 @@ def test_rows_at_once_divide_the_step(tokens, rows):
 
 
 def test_communication_alone_is_what_no_other_kernel_hides():
-    kernels = [(0.0, 4.0, "gemm"), (3.0, 6.0, "ncclAllReduce"), (5.0, 7.0, "adam"),
-               (9.0, 10.0, "ncclAllGather")]
+    kernels = [
+        (0.0, 4.0, "gemm"),
+        (3.0, 6.0, "ncclAllReduce"),
+        (5.0, 7.0, "adam"),
+        (9.0, 10.0, "ncclAllGather"),
+    ]
     assert profiles.alone(kernels, "nccl") == (4.0, 2.0)
 
 

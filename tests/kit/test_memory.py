@@ -201,8 +201,10 @@ def test_terms_follow_the_settings():
     assert dpo["reference", "model"] == 2 * dpo["reference", "stored"] == 8 * s.parameters
     assert dpo["lora_rank", RANK] == 4 * s.parameters + 4 * s.lora(RANK, False)
     two = memory.plan(s, replace(t, processes=2))
-    extra = {name: sum(two.moments[name].values()) - sum(plan.moments[name].values())
-             for name in plan.moments}
+    extra = {
+        name: sum(two.moments[name].values()) - sum(plan.moments[name].values())
+        for name in plan.moments
+    }
     buckets = 4 * s.parameters  # DDP's; at the end they hold the gradients
     assert extra == {"loss": buckets, "last layer": buckets, "first layer": 0, "update": 0}
     twice = memory.plan(s, replace(t, processes=2, accumulation=2))

@@ -178,7 +178,9 @@ def test_figures_give_their_numbers_as_text():
     text = {name: FIGURES[name]().text for name in FIGURES}
     assert text["curves"] == "loss (nats per token) by step: loss: 3 -> 2, validation: 1 -> 1.5"
     assert text["boxes"].splitlines()[2].split() == ["GPU", "0", "2.00", "4.00", "6.00"]
-    assert "bound: 2.5 -> 100, lookup, 50% of the bound: 5 -> 5, product, 80% of" in text["roofline"]
+    assert (
+        "bound: 2.5 -> 100, lookup, 50% of the bound: 5 -> 5, product, 80% of" in text["roofline"]
+    )
     mean = torch.eye(6)[[0, 1, 2, 3, 5]].mean(0)
     assert f"{(torch.eye(6)[4] - mean).norm():.2f} from the mean" in text["embedding"]
 
