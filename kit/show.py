@@ -45,9 +45,9 @@ SHORT = 24  # characters of a cell that stays on one line
 LINE_SECONDS, CURVE_SECONDS = 1, 4  # least time between two progress lines, two live curves
 LONGEST = 2000  # characters of a message in the chat box
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# A server without JUPYTER_CONFIG_PATH=configs saves the widget too, and JupyterLab then writes an error
-# where its kernel has gone. Show a widget (JupyterLab wraps it in an .lm-Panel) while it lives,
-# and its twin otherwise.
+# A server without JUPYTER_CONFIG_PATH=configs saves the widget too, and JupyterLab then writes an
+# error where its kernel has gone. Show a widget (JupyterLab wraps it in an .lm-Panel) while it
+# lives, and its twin otherwise.
 SWITCH = """<style>
 .jp-OutputArea-child:has(.kit-twin):has(+ .jp-OutputArea-child > .lm-Panel > .jupyter-widgets),
 .jp-OutputArea-child:has(.kit-twin)
