@@ -30,7 +30,7 @@ help:                      ## show this list
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-course: .venv/ready        ## run every lesson, show the scores (about half an hour on two cores)
+course: .venv/ready        ## run every lesson, show the scores (about 15 minutes on two cores)
 	$(BIN)/python tools/execute.py --out $(RUNS)/notebooks
 
 lab: .venv/ready           ## open the lessons in JupyterLab
