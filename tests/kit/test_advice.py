@@ -296,7 +296,7 @@ def test_a_model_without_its_tokenizer(model):
 def test_a_damaged_model_is_copied_again(model, file):
     (model / file).write_bytes((model / file).read_bytes()[:100])
     sentence = refused(models.load, model)
-    assert named("(make it again|folder that save_pretrained wrote)", sentence)
+    assert named("(copy this model again|folder that save_pretrained wrote)", sentence)
     shutil.copy(POCKET / file, model)
     assert models.load(model)
 
