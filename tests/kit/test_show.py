@@ -362,10 +362,9 @@ def test_a_server_saves_the_twin_of_a_widget_alone():
 
 
 def test_make_lab_starts_a_server_that_loads_show():
-    command = re.search(r"^lab:.*\n\t(.*jupyter lab.*)", (PROJECT / "Makefile").read_text(), re.M)[
-        1
-    ]
-    config = json.loads((PROJECT / re.search(r"--config=(\S+)", command)[1]).read_text())
+    lab = re.search(r"^lab:.*\n\t(.*jupyter lab.*)", (PROJECT / "Makefile").read_text(), re.M)[1]
+    folder = re.search(r"JUPYTER_CONFIG_PATH='\$\(CURDIR\)/(\S+)'", lab)[1]
+    config = json.loads((PROJECT / folder / "jupyter_server_config.d" / "kit.json").read_text())
     assert config["ServerApp"]["jpserver_extensions"] == {"kit.show": True}
 
 

@@ -85,14 +85,14 @@ def test_in_place_is_clean_and_stable(tmp_path, run, monkeypatch):
 
 def test_lessons_are_chosen_by_their_numbers(tmp_path, run, monkeypatch):
     (tmp_path / "notebooks").mkdir()
-    for number in ("00", "01", "02"):
-        notebook(tmp_path / "notebooks", f"{number}_x.ipynb", "1")
+    for name in execute.show.LESSONS[:3]:
+        notebook(tmp_path / "notebooks", f"{name}.ipynb", "1")
     monkeypatch.setattr(execute, "PROJECT", tmp_path)
     monkeypatch.setenv("KIT_LESSONS", "02 00")
     code, out, _ = run("--out", tmp_path / "out")
     assert code == 0 and [line[:4] for line in out.splitlines() if " checks in" in line] == [
-        "00_x",
-        "02_x",
+        "00_s",
+        "02_s",
     ]
     monkeypatch.setenv("KIT_LESSONS", "2")
     with pytest.raises(SystemExit):
