@@ -82,7 +82,7 @@ def test_the_whole_way_takes_at_most_five_minutes(outputs):
 
 def test_the_model_is_much_better_than_before(outputs):
     text = outputs[0]["python scripts/sft_chat.py"].output
-    gain = re.search(r"difference \+([\d.]+)% \[\+([\d.]+)%", text)
+    gain = re.search(r"difference: \+([\d.]+)% \[\+([\d.]+)%", text)
     assert float(gain[1]) >= 40 and float(gain[2]) > 20, text[-400:]
     scores = outputs[0]["kit score"].output
     assert re.search(r"orders-pocket minus pocket, \w+.*: \+", scores)
