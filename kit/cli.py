@@ -82,7 +82,7 @@ def talk(argv):
     at_least(1, "--max_new_tokens", options.max_new_tokens)
     task = task_of(options.model, check=False)
     system, limit = (task.system, task.max_new_tokens) if task else ("", 64)
-    if options.system is not None:  # a byte that is no UTF-8 is a sign the tokenizer refuses
+    if options.system is not None:  # the tokenizer refuses bytes that are no UTF-8
         system = os.fsencode(options.system).decode("utf-8", "replace")
     limit = options.max_new_tokens or limit
     model, tokenizer = load(options.model)

@@ -117,6 +117,6 @@ def exits():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except OSError as error:
-        print(f"expected to write or read, got: {error}; free space or correct the path",
-              file=sys.stderr)
+        print(f"expected a file that can be read or written, got {error}; correct the path or free "
+              "space", file=sys.stderr)
         raise SystemExit(2) from None

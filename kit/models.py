@@ -4,7 +4,6 @@ Every entry point loads through `load`: it runs no code of a model folder, compa
 with the sha256 that the run sealed, and compares the tensors of the file with those of the model.
 """
 
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -242,8 +241,11 @@ def smollm2():
             gguf.parent, dtype="float32", quantization_config=GgufConfig(dequantize=True),
             **source).save_pretrained(partial)
         AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(partial)
-        with contextlib.suppress(OSError):  # another process was first
+        try:
             partial.rename(target)
+        except OSError:
+            if not (target / "config.json").is_file():  # else another process was first
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target

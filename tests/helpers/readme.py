@@ -57,10 +57,17 @@ def program(line) -> str:
     return words[0].rpartition("/")[2] if words else ""
 
 
+def fresh_shell() -> dict:
+    """Return the environment without what `make test` adds: an inner make would say so."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
+
+
 def short_environment(runs, *, steps=2, **variables) -> dict:
     """Return the environment of an activated shell in which trainings end after a few steps."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {
+    return fresh_shell() | {
         "PATH": path,
         "KIT_MAX_STEPS": str(steps),
         "KIT_RUNS": str(runs),

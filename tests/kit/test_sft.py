@@ -845,7 +845,9 @@ def test_one_process_uses_one_of_several_gpus(tmp_path, monkeypatch):
     settings = sft.hardware(replace(PARAMS, batch_size=8))
     config = SFTConfig(output_dir=str(tmp_path), **settings)
     config._n_gpu = 2
-    assert config.n_gpu < 2  # 1 on a GPU, 0 here
+    assert config.n_gpu == 0  # no GPU here
+    monkeypatch.setattr(type(config), "device", torch.device("cuda", 0))
+    assert config.n_gpu == 1
     assert config.train_batch_size == 8
 
 

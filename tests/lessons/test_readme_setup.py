@@ -44,7 +44,7 @@ def environment(clone, **variables):
     (folder / "browser").chmod(0o755)
     variables = {"KIT_RUNS": str(clone / "runs"), "OMP_NUM_THREADS": "1", **variables}
     jupyter = {"JUPYTER_CONFIG_DIR": str(folder), "BROWSER": f"{folder / 'browser'} %s"}
-    return os.environ | {"KIT_LESSONS": "00"} | jupyter | variables
+    return readme.fresh_shell() | {"KIT_LESSONS": "00"} | jupyter | variables
 
 
 def run(line, clone, **variables):
